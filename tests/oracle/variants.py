@@ -1,0 +1,54 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""The released architectures (DAT, tab. 1; DAT++, arXiv 2309.01430)."""
+from typing import NamedTuple, Tuple
+
+
+class Variant(NamedTuple):
+    """One architecture.
+
+    Attributes:
+        family: 'v1' (DAT) or 'pp' (DAT++).
+        stages: The attention of every block, one string per stage: L local
+            window, S shifted window, N neighbourhood, D deformable, P
+            pyramid, X convolution, E slide, Q learnt queries.
+        heads: Per stage; the heads of a released model are 32 wide.
+        groups: Offset groups per stage; None where there is no D.
+        strides: Of the deformed keys, per stage.
+        range_factor: Of the offsets; negative for none.
+        window: Side of the local windows, and of X's kernel.
+        offsets: See `deformable.deformable_attention`.
+        bias: Likewise.
+        qna_heads: Heads of Q per stage.
+    """
+    family: str
+    stages: Tuple[str, ...]
+    heads: Tuple[int, ...]
+    groups: Tuple[int, ...]
+    strides: Tuple[int, ...]
+    range_factor: float
+    window: int = 7
+    offsets: bool = True
+    bias: str = 'table'
+    qna_heads: Tuple[int, ...] = (6, 12, 24, 48)
+
+
+def _dat(third: str, heads, groups, window=7) -> Variant:
+    return Variant('v1', ('LS', 'LS', third, 'LD'), heads,
+                   (None, None) + groups, (1, 1, 1, 1), 2, window)
+
+
+def _dat_pp(heads, groups) -> Variant:
+    return Variant('pp', ('ND', 'NDND', 9 * 'ND', 'DD'), heads, groups,
+                   (8, 4, 2, 1), -1)
+
+
+VARIANTS = dict(
+    dat_t=_dat(3 * 'LD', (3, 6, 12, 24), (3, 6)),
+    dat_s=_dat(9 * 'LD', (3, 6, 12, 24), (3, 6)),
+    dat_b=_dat(9 * 'LD', (4, 8, 16, 32), (4, 8)),
+    dat_b_384=_dat(9 * 'LD', (4, 8, 16, 32), (4, 8), window=12),
+    dat_pp_t=_dat_pp((2, 4, 8, 16), (1, 2, 4, 8)),
+    dat_pp_s=_dat_pp((3, 6, 12, 24), (1, 2, 3, 6)),
+    dat_pp_b=_dat_pp((4, 8, 16, 32), (2, 4, 8, 16)),
+    dat_pp_b_384=_dat_pp((4, 8, 16, 32), (2, 4, 8, 16)),
+)
