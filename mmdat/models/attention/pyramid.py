@@ -1,0 +1,57 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""P: attention on keys reduced by a strided convolution."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..embed import PatchConv
+
+
+class PyramidAttention(nn.Module):
+    """Spatial-reduction attention (PVT, ICCV 2021), as in DAT's ablations.
+
+    Args:
+        dim: Channels.
+        num_heads: Heads.
+        reduction: Side of the patches that become one key; a map whose sides
+            are no multiples of it is padded with zeros.
+        attn_drop_rate: Dropout on the attention weights.
+        drop_rate: Dropout on the output.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        reduction: int,
+        attn_drop_rate: float = 0.0,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attn_drop_rate = attn_drop_rate
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop_rate)
+        self.proj_ds = (
+            nn.Sequential(PatchConv(dim, dim, reduction), nn.LayerNorm(dim))
+            if reduction > 1
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C)."""
+        height, width = x.shape[1:3]
+        heads = (self.num_heads, -1)
+        q = self.q(x).flatten(1, 2).unflatten(-1, heads).transpose(1, 2)
+        kv = self.kv(self.proj_ds(x)).flatten(1, 2)
+        k, v = (
+            half.unflatten(-1, heads).transpose(1, 2)
+            for half in kv.chunk(2, -1)
+        )
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.attn_drop_rate if self.training else 0.0
+        )
+        out = out.transpose(1, 2).flatten(-2).unflatten(1, (height, width))
+        return self.proj_drop(self.proj(out))

@@ -1,0 +1,66 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""L and S: attention in windows, plain and shifted."""
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import window_attention
+from ..embed import pad_to_multiple
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention within the windows of a map.
+
+    The input is padded with zeros at the bottom right to a multiple of the
+    window; padded positions act as ordinary keys.
+
+    Args:
+        dim: Channels.
+        num_heads: Heads.
+        window_size: Side of a window.
+        shift: How far the windows are moved; DAT moves by
+            ``ceil(window_size / 2)`` where Swin takes the floor.
+        attn_drop_rate: Dropout on the attention weights.
+        drop_rate: Dropout on the output.
+        backend: See :func:`mmdat.ops.window_attention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        shift: int = 0,
+        attn_drop_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift = shift
+        self.attn_drop_rate = attn_drop_rate
+        self.backend = backend
+        self.proj_qkv = nn.Linear(dim, 3 * dim)
+        self.proj_out = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop_rate)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window_size - 1) ** 2, num_heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C)."""
+        height, width = x.shape[1:3]
+        qkv = self.proj_qkv(pad_to_multiple(x, self.window_size))
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
+        out = window_attention(
+            *qkv.unbind(3),
+            self.relative_position_bias_table,
+            self.window_size,
+            self.shift,
+            dropout=self.attn_drop_rate if self.training else 0.0,
+            backend=self.backend,
+        )
+        out = out[:, :height, :width].flatten(-2)
+        return self.proj_drop(self.proj_out(out))

@@ -1,0 +1,59 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Small layers of the residual branches, all channels-last."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerScale(nn.Module):
+    """A learnt factor per channel on a residual branch (CaiT, eq. 2)."""
+
+    def __init__(self, dim: int, init_value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((dim,), float(init_value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scales (..., C)."""
+        return x * self.weight
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples (stochastic depth).
+
+    Args:
+        rate: Probability of dropping; the kept samples are scaled up.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drops along the first axis, in training only."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1))
+        keep = keep.bernoulli_(1 - self.rate)
+        return x * keep / (1 - self.rate) if self.rate < 1 else x * keep
+
+    def extra_repr(self) -> str:
+        """Shows the rate."""
+        return f'rate={self.rate:.3f}'
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution between channels-last maps, (B, H, W, C).
+
+    The permuted views have the memory format that convolutions know as
+    ``torch.channels_last``, so nothing is copied.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H', W', C')."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def depthwise(dim: int, kernel_size: int, stride: int = 1) -> Conv2d:
+    """A depthwise convolution; padded to keep the grid unless it tiles it."""
+    padding = 0 if kernel_size == stride else kernel_size // 2
+    return Conv2d(dim, dim, kernel_size, stride, padding, groups=dim)

@@ -1,0 +1,149 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Position biases of deformable attention, as functions of the query.
+
+Each class holds what one bias is made of and answers one question: which
+scores does it add for the queries ``start:stop`` (row-major over the query
+map) against all keys? A backend may thus ask for a few queries at a time and
+never hold the whole (queries x keys) array.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class PositionBias(Protocol):
+    """What a backend needs to know of a bias."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Scores (B or 1, heads, stop - start, Ns) to add before softmax."""
+        ...
+
+
+def query_points_yx(
+    query_y: Tensor, query_x: Tensor, start: int, stop: int
+) -> Tensor:
+    """Positions (stop - start, 2) of some queries of the grid y by x."""
+    index = torch.arange(start, stop, device=query_y.device)
+    width = query_x.numel()
+    y = query_y[torch.div(index, width, rounding_mode='floor')]
+    return torch.stack([y, query_x[index % width]], dim=-1)
+
+
+def displacement_yx(
+    query_y: Tensor, query_x: Tensor, points_yx: Tensor, start: int, stop: int
+) -> Tensor:
+    """Query minus key, (B, groups, stop - start, Ns, 2)."""
+    queries_yx = query_points_yx(query_y, query_x, start, stop)
+    keys_yx = points_yx.flatten(2, 3)  # B, g, Ns, 2
+    return queries_yx[:, None] - keys_yx[:, :, None]
+
+
+class TableBias(NamedTuple):
+    """A table read bilinearly at half the displacement (DAT, eq. 8 ff.).
+
+    Attributes:
+        table: (heads, Ty, Tx), the heads of a group next to each other.
+        query_y: Query coordinates along y (H,), float32 or wider.
+        query_x: Query coordinates along x (W,).
+        points_yx: Key positions (B, groups, Hk, Wk, 2).
+    """
+
+    table: Tensor
+    query_y: Tensor
+    query_x: Tensor
+    points_yx: Tensor
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """See :class:`PositionBias`."""
+        batch, groups = self.points_yx.shape[:2]
+        heads, table_h, table_w = self.table.shape
+        move_yx = displacement_yx(
+            self.query_y, self.query_x, self.points_yx, start, stop
+        )
+        tables = self.table.to(move_yx.dtype).reshape(
+            1, groups, heads // groups, table_h, table_w
+        )
+        tables = tables.expand(batch, -1, -1, -1, -1).flatten(0, 1)
+        bias = F.grid_sample(
+            tables,
+            move_yx.flip(-1).flatten(0, 1) / 2,
+            mode='bilinear',
+            padding_mode='zeros',
+            align_corners=True,
+        )  # B * g, heads / g, queries, Ns
+        return bias.reshape(batch, heads, *bias.shape[2:])
+
+
+class DenseBias(NamedTuple):
+    """One learnt number for each head, query and key.
+
+    Attributes:
+        scores: (heads, H * W, Ns).
+    """
+
+    scores: Tensor
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """See :class:`PositionBias`."""
+        return self.scores[None, :, start:stop]
+
+
+class LogBias(NamedTuple):
+    """A small MLP on the log-spaced displacement (after Swin V2).
+
+    Attributes:
+        hidden: Weight (32, 2) and bias (32,) of the first layer.
+        out: Weight (heads / groups, 32) of the second, shared by the groups.
+        query_y: As in :class:`TableBias`, and so the next two.
+        query_x: Query coordinates along x (W,).
+        points_yx: Key positions (B, groups, Hk, Wk, 2).
+    """
+
+    hidden: tuple[Tensor, Tensor]
+    out: Tensor
+    query_y: Tensor
+    query_x: Tensor
+    points_yx: Tensor
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """See :class:`PositionBias`."""
+        move_yx = 4 * displacement_yx(
+            self.query_y, self.query_x, self.points_yx, start, stop
+        )
+        spaced_yx = move_yx.sign() * torch.log2(1 + move_yx.abs()) / 3
+        weight, bias = (p.to(spaced_yx.dtype) for p in self.hidden)
+        hidden = F.linear(spaced_yx, weight, bias).relu()
+        scores = F.linear(hidden, self.out.to(hidden.dtype))
+        return scores.permute(0, 1, 4, 2, 3).flatten(1, 2)  # B, heads, ...
+
+
+def resize_dense_scores(
+    scores: Tensor,
+    from_sizes: tuple[int, int, int, int],
+    to_sizes: tuple[int, int, int, int],
+) -> Tensor:
+    """Stretches a :class:`DenseBias` to other query and key grids.
+
+    Args:
+        scores: (heads, H W, Hk Wk).
+        from_sizes: H, W, Hk, Wk it was made for.
+        to_sizes: H, W, Hk, Wk wanted; bilinear, corners kept, first over the
+            keys and then over the queries.
+
+    Returns:
+        Tensor (heads, H' W', Hk' Wk').
+    """
+    if from_sizes == to_sizes:
+        return scores
+    scores = scores.unflatten(2, from_sizes[2:])
+    scores = F.interpolate(
+        scores, to_sizes[2:], mode='bilinear', align_corners=True
+    ).flatten(2)  # heads, H W, keys
+    scores = scores.transpose(1, 2).unflatten(2, from_sizes[:2])
+    scores = F.interpolate(
+        scores, to_sizes[:2], mode='bilinear', align_corners=True
+    )
+    return scores.flatten(2).transpose(1, 2)

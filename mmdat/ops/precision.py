@@ -1,0 +1,20 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Keeping coordinates exact under mixed precision."""
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Returns `x` in float32, or as it is if it is wider already.
+
+    bfloat16 has 8 significant bits: next to 1 its steps are 1/256, several
+    pixels on a map 1000 wide. Everything that becomes a sampling position
+    goes through here first.
+    """
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def autocast_off(x: Tensor) -> torch.autocast:
+    """A context in which autocast leaves operations on `x` alone."""
+    return torch.autocast(device_type=x.device.type, enabled=False)
