@@ -1,0 +1,6 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""From the authors' released files to our models.
+
+``released.py`` translates names, ``tables.py`` resizes position-bias tables,
+``hooks.py`` applies both whenever a state dict is loaded.
+"""

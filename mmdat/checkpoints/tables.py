@@ -1,0 +1,36 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Fitting the tensors of a state dict to a model of another resolution."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _resize(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic, (heads, H, W) to (heads, *size)."""
+    resized = F.interpolate(table[None].float(), size, mode='bicubic')
+    return resized[0].to(table.dtype)
+
+
+def fit(name: str, value: Tensor, wanted: Tensor) -> Tensor:
+    """Returns `value` in the shape of the model's own entry, if it can be.
+
+    Position-bias tables are resized bicubically, as the authors do when they
+    start from another resolution: ``rpe_table`` (heads, H, W) as a map and
+    ``relative_position_bias_table`` (n, heads) as a square of side sqrt(n).
+    Weights of 1x1 convolutions become those of linear layers. Anything else
+    is returned as it is, for the loading code to complain of.
+    """
+    if value.shape == wanted.shape:
+        return value
+    if value.ndim == 4 and value.shape[2:] == (1, 1) and wanted.ndim == 2:
+        return value.flatten(1)
+    if value.ndim != wanted.ndim:
+        return value
+    if name.endswith('.rpe_table') and len(value) == len(wanted):
+        return _resize(value, wanted.shape[1:])
+    if name.endswith('.relative_position_bias_table'):
+        old, new = (round(len(table) ** 0.5) for table in (value, wanted))
+        if old**2 == len(value) and value.shape[1] == wanted.shape[1]:
+            table = value.T.unflatten(1, (old, old))
+            return _resize(table, (new, new)).flatten(1).T
+    return value

@@ -1,0 +1,259 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""DAT and DAT++, the Deformable Attention Transformers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor, nn
+
+from ..checkpoints.hooks import adapt_checkpoints_of
+from ..ops.dispatch import check_backend_name
+from ..registry import MODELS
+from .arch import ARCH_ZOO, NUM_STAGES, resolve_arch
+from .embed import down_projection, patch_embedding
+from .stage import Stage
+
+BACKEND_NAMES = ('chunked', 'tiled', 'reference')
+
+
+# Also in mmengine's root registry, so that ``type='DAT'`` resolves from the
+# scope of any OpenMMLab package once mmdat is imported.
+@MMENGINE_MODELS.register_module()
+@MODELS.register_module()
+class DAT(BaseModule):
+    """Deformable Attention Transformer.
+
+    A four-stage backbone after `Vision Transformer with Deformable Attention
+    <https://arxiv.org/abs/2201.00520>`_ (DAT, CVPR 2022) and `DAT++
+    <https://arxiv.org/abs/2309.01430>`_. The authors' released files load as
+    they are, see :mod:`mmdat.checkpoints`.
+
+    Settings given as None come from `arch`; those marked `per stage` are one
+    value or a list of four.
+
+    Args:
+        arch: One of ``dat_t dat_s dat_b dat_b_384 dat_pp_t dat_pp_s dat_pp_b
+            dat_pp_b_384``, or a dict with ``embed_dims``, ``depths``,
+            ``num_heads``, optionally ``family`` (``'dat'`` or ``'dat_pp'``,
+            the default) and any of the settings below.
+        in_channels: Channels of the image.
+        out_indices: Stages to output, out of 0 to 3.
+        img_size: Training resolution, a number or (H, W). It sets the size of
+            the position-bias tables only; the input may have any size.
+        attentions: Four strings with one letter per block: L window, S
+            shifted window, N neighbourhood, D deformable, P pyramid, X
+            depthwise convolution, E slide, Q learnt queries.
+        window_size: Windows of L and S, kernel of X; per stage.
+        neighborhood_size: Neighbourhoods of N; per stage.
+        sr_ratio: Reduction of P; per stage.
+        offset_groups: Groups of heads of D that share points; per stage.
+        offset_kernel: Kernel that predicts the offsets of D; per stage.
+        offset_stride: Queries per key of D along each axis; per stage.
+        offset_range: Largest offset of D in cells of the key grid, -1 for
+            none; per stage.
+        use_offsets: Whether D moves its points; per stage.
+        position_bias: Of D: ``'table'``, ``'fixed'``, ``'depthwise_conv'``,
+            ``'log_continuous'`` or ``'none'``; per stage.
+        layer_scale_init_value: Start of the layer scales, 0 for none; per
+            stage.
+        mlp_ratio: Hidden channels of an MLP over its channels.
+        drop_rate: Dropout after projections.
+        attn_drop_rate: Dropout on attention weights.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly
+            from 0 over all blocks.
+        frozen_stages: 0 freezes the patch embedding, n also the first n
+            stages, their output norms and the down-projections between them;
+            -1 nothing.
+        norm_eval: Keep norm layers in eval mode; without effect on the
+            result, since layer norms behave alike in both modes.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        backend: Attention backend to insist on, see :mod:`mmdat.ops`.
+        init_cfg: Initialisation, e.g. ``dict(type='Pretrained',
+            checkpoint='dat_tiny_in1k_224.pth')``.
+
+    Raises:
+        ValueError: A setting breaks a rule; the message names rule and value.
+
+    Examples:
+        >>> import torch
+        >>> from mmdat import DAT
+        >>> model = DAT('dat_t').eval()
+        >>> for level in model(torch.rand(1, 3, 64, 96)):
+        ...     print(tuple(level.shape))
+        (1, 96, 16, 24)
+        (1, 192, 8, 12)
+        (1, 384, 4, 6)
+        (1, 768, 2, 3)
+    """
+
+    arch_zoo = ARCH_ZOO
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] = 'dat_t',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        *,
+        img_size: int | Sequence[int] | None = None,
+        attentions: Sequence[str] | None = None,
+        window_size: int | Sequence[int] | None = None,
+        neighborhood_size: int | Sequence[int] | None = None,
+        sr_ratio: int | Sequence[int] | None = None,
+        offset_groups: int | Sequence[int] | None = None,
+        offset_kernel: int | Sequence[int] | None = None,
+        offset_stride: int | Sequence[int] | None = None,
+        offset_range: float | Sequence[float] | None = None,
+        use_offsets: bool | Sequence[bool] | None = None,
+        position_bias: str | Sequence[str] | None = None,
+        layer_scale_init_value: float | Sequence[float] | None = None,
+        mlp_ratio: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        backend: str | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        resolved = resolve_arch(
+            arch,
+            dict(
+                img_size=img_size,
+                attentions=attentions,
+                window_size=window_size,
+                neighborhood_size=neighborhood_size,
+                sr_ratio=sr_ratio,
+                offset_groups=offset_groups,
+                offset_kernel=offset_kernel,
+                offset_stride=offset_stride,
+                offset_range=offset_range,
+                use_offsets=use_offsets,
+                position_bias=position_bias,
+                layer_scale_init_value=layer_scale_init_value,
+                mlp_ratio=mlp_ratio,
+            ),
+        )
+        _check_rates(
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+        check_backend_name(backend, BACKEND_NAMES)
+        self.arch = resolved
+        self.in_channels = in_channels
+        self.out_indices = _check_out_indices(out_indices)
+        self.frozen_stages = _check_frozen_stages(frozen_stages)
+        self.norm_eval = norm_eval
+
+        dims = [stage.dim for stage in resolved.stages]
+        depths = [stage.depth for stage in resolved.stages]
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        conv = resolved.conv_embed
+        self.patch_embed = patch_embedding(in_channels, dims[0], conv)
+        self.stages = nn.ModuleList(
+            Stage(
+                resolved,
+                stage,
+                [next(rates) for _ in range(stage.depth)],
+                drop_rate,
+                attn_drop_rate,
+                with_cp,
+                backend,
+            )
+            for stage in resolved.stages
+        )
+        self.downsamples = nn.ModuleList(
+            down_projection(dims[i], dims[i + 1], conv)
+            for i in range(NUM_STAGES - 1)
+        )
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
+        adapt_checkpoints_of(self)
+        self._freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Computes the feature maps of a batch of images.
+
+        Args:
+            x: Images (B, in_channels, H, W) of any size.
+
+        Returns:
+            For each of `out_indices` a normalised map (B, C, ceil(H / s),
+            ceil(W / s)) with stride s of 4, 8, 16, 32.
+
+        Raises:
+            ValueError: `x` has another shape.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape:
+            raise ValueError(
+                f'DAT takes images of shape (B, {self.in_channels}, H, W) with '
+                f'at least one pixel; got {tuple(x.shape)}.'
+            )
+        x = self.patch_embed(x.permute(0, 2, 3, 1))  # B, H / 4, W / 4, C
+        outs = []
+        for i, stage in enumerate(self.stages):
+            if i > 0:
+                x = self.downsamples[i - 1](x)
+            x = stage(x)
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(x)
+                outs.append(out.permute(0, 3, 1, 2).contiguous())
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'DAT':
+        """Sets the mode; frozen stages and `norm_eval` norms stay in eval."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self) -> None:
+        """Puts the frozen part in eval mode and stops its gradients."""
+        frozen: list[nn.Module] = []
+        if self.frozen_stages >= 0:
+            frozen.append(self.patch_embed)
+        for i in range(self.frozen_stages):
+            frozen.append(self.stages[i])
+            if i > 0:
+                frozen.append(self.downsamples[i - 1])
+            if i in self.out_indices:
+                frozen.append(getattr(self, f'norm{i}'))
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+            raise ValueError(f'{name} must lie in [0, 1]; got {rate!r}.')
+
+
+def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    indices = (
+        (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    )
+    if not indices or sorted(set(indices) & set(range(NUM_STAGES))) != list(
+        indices
+    ):
+        raise ValueError(
+            f'out_indices must be rising stage numbers out of 0 to '
+            f'{NUM_STAGES - 1}; got {out_indices!r}.'
+        )
+    return indices
+
+
+def _check_frozen_stages(frozen_stages: int) -> int:
+    if frozen_stages not in range(-1, NUM_STAGES + 1):
+        raise ValueError(
+            f'frozen_stages must be one of -1 to {NUM_STAGES}; got '
+            f'{frozen_stages!r}.'
+        )
+    return frozen_stages
