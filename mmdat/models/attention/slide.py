@@ -31,6 +31,8 @@ class SlideAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop_rate = attn_drop_rate
+        # The authors scale by the width of a head before the reduction.
+        self.scale = (dim // num_heads) ** -0.5
         inner, patch = dim // reduction, kernel_size**2
         head_dim = inner // num_heads
         self.qkv = nn.Linear(dim, 3 * inner)
@@ -52,6 +54,7 @@ class SlideAttention(nn.Module):
             self.dep_conv.weight,
             self.dep_conv.bias,
             self.relative_position_bias_table,
+            scale=self.scale,
             dropout=self.attn_drop_rate if self.training else 0.0,
         )
         return self.proj_drop(self.proj(out.flatten(-2)))
