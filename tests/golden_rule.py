@@ -18,6 +18,7 @@ B is 2, or 1 where H * W >= 70000. Maps of stage i are stored with a spatial
 stride of 4, 2, 1, 1. The parameters' names and shapes are in
 `keys-KIND-NAME.json`.
 """
+
 import json
 import re
 import zlib
@@ -41,6 +42,7 @@ class Case(NamedTuple):
         keys: Stem of the file with parameter names and shapes.
         input_shape: (B, 3, H, W).
     """
+
     name: str
     arch: str
     dense: bool
@@ -51,13 +53,19 @@ class Case(NamedTuple):
 def case(name: str) -> Case:
     """Parses the stem of a golden file."""
     kind, size, height, width = re.fullmatch(
-        r'(v1|v1det|pp|det)-dat_(\w+)-(\d+)x(\d+)', name).groups()
+        r'(v1|v1det|pp|det)-dat_(\w+)-(\d+)x(\d+)', name
+    ).groups()
     suffix = dict(tiny='t', small='s', base='b', base_384='b_384')[size]
     family = 'dat_' if kind in ('v1', 'v1det') else 'dat_pp_'
     height, width = int(height), int(width)
     batch = 1 if height * width >= 70000 else 2
-    return Case(name, family + suffix, kind.endswith('det'),
-                f'keys-{kind}-dat_{size}', (batch, 3, height, width))
+    return Case(
+        name,
+        family + suffix,
+        kind.endswith('det'),
+        f'keys-{kind}-dat_{size}',
+        (batch, 3, height, width),
+    )
 
 
 def case_names() -> List[str]:

@@ -1,5 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Bilinear reading of a map at continuous places, zeros outside."""
+
 import math
 
 import numpy as np
@@ -38,8 +39,7 @@ def bilinear_sample(image: np.ndarray, y: float, x: float) -> np.ndarray:
     return value
 
 
-def sample_points_loop(image: np.ndarray,
-                       points_yx: np.ndarray) -> np.ndarray:
+def sample_points_loop(image: np.ndarray, points_yx: np.ndarray) -> np.ndarray:
     """The values at many places, one by one.
 
     Args:
@@ -54,7 +54,7 @@ def sample_points_loop(image: np.ndarray,
         bilinear_sample(image, to_pixels(y, height), to_pixels(x, width))
         for y, x in points_yx.reshape(-1, 2)
     ]
-    return np.reshape(values, points_yx.shape[:-1] + (channels, ))
+    return np.reshape(values, points_yx.shape[:-1] + (channels,))
 
 
 def sample_points(image: np.ndarray, points_yx: np.ndarray) -> np.ndarray:
@@ -66,10 +66,13 @@ def sample_points(image: np.ndarray, points_yx: np.ndarray) -> np.ndarray:
     value = 0
     for row in (top, top + 1):
         for column in (left, left + 1):
-            inside = ((row >= 0) & (row < height) & (column >= 0) &
-                      (column < width))
+            inside = (
+                (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            )
             nearness = (1 - np.abs(y - row)) * (1 - np.abs(x - column))
-            pixel = image[np.where(inside, row, 0).astype(int),
-                          np.where(inside, column, 0).astype(int)]
+            pixel = image[
+                np.where(inside, row, 0).astype(int),
+                np.where(inside, column, 0).astype(int),
+            ]
             value = value + (inside * nearness)[..., None] * pixel
     return value

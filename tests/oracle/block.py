@@ -1,5 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """One block: local perception, attention, MLP, with their residuals."""
+
 from typing import Optional, Tuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from .variants import Variant
 from .window import shifted_window_attention, window_attention
 
 
-def attention(x: np.ndarray, params: Params, variant: Variant, stage: int,
-              kind: str) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+def attention(
+    x: np.ndarray, params: Params, variant: Variant, stage: int, kind: str
+) -> Tuple[np.ndarray, Optional[np.ndarray]]:
     """The attention of a kind on a normed map.
 
     Returns:
@@ -26,14 +28,20 @@ def attention(x: np.ndarray, params: Params, variant: Variant, stage: int,
     heads = variant.heads[stage]
     if kind == 'D':
         return deformable_attention(
-            x, params, heads, variant.groups[stage], variant.strides[stage],
-            variant.family, variant.range_factor, variant.offsets,
-            variant.bias)
+            x,
+            params,
+            heads,
+            variant.groups[stage],
+            variant.strides[stage],
+            variant.family,
+            variant.range_factor,
+            variant.offsets,
+            variant.bias,
+        )
     if kind == 'L':
         return window_attention(x, params, heads, variant.window), None
     if kind == 'S':
-        return shifted_window_attention(x, params, heads,
-                                        variant.window), None
+        return shifted_window_attention(x, params, heads, variant.window), None
     if kind == 'N':
         return neighborhood_attention(x, params, heads), None
     if kind == 'P':
@@ -45,8 +53,9 @@ def attention(x: np.ndarray, params: Params, variant: Variant, stage: int,
     raise ValueError(f'unknown kind of attention {kind!r}')
 
 
-def block(x: np.ndarray, params: Params, variant: Variant, stage: int,
-          index: int) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+def block(
+    x: np.ndarray, params: Params, variant: Variant, stage: int, index: int
+) -> Tuple[np.ndarray, Optional[np.ndarray]]:
     """One block in eval mode.
 
     DAT++ first adds a depthwise 3x3 convolution (the local perception unit).
@@ -68,16 +77,20 @@ def block(x: np.ndarray, params: Params, variant: Variant, stage: int,
         name: subset(params, f'{name}.{index}.')
         for name in ('local_perception_units', 'attns', 'mlps', 'ln_cnvnxt')
     }
-    if variant.family == 'pp':
+    if variant.family == 'dat_pp':
         unit = own['local_perception_units']
         x = x + depthwise_conv2d(x, unit['weight'], unit['bias'])
 
-    feed_forward = mlp if variant.family == 'v1' else conv_mlp
+    feed_forward = mlp if variant.family == 'dat' else conv_mlp
     if kind == 'X':
-        hidden = depthwise_conv2d(x, own['attns']['weight'],
-                                  own['attns']['bias'])
-        hidden = layer_norm(hidden, own['ln_cnvnxt']['norm.weight'],
-                            own['ln_cnvnxt']['norm.bias'])
+        hidden = depthwise_conv2d(
+            x, own['attns']['weight'], own['attns']['bias']
+        )
+        hidden = layer_norm(
+            hidden,
+            own['ln_cnvnxt']['norm.weight'],
+            own['ln_cnvnxt']['norm.bias'],
+        )
         return x + feed_forward(hidden, own['mlps']), None
 
     def norm(name, value):
@@ -89,7 +102,8 @@ def block(x: np.ndarray, params: Params, variant: Variant, stage: int,
 
     first, second = 2 * index, 2 * index + 1
     branch, points_yx = attention(
-        norm(first, x), own['attns'], variant, stage, kind)
+        norm(first, x), own['attns'], variant, stage, kind
+    )
     x = x + scale(first) * branch
     branch = feed_forward(norm(second, x), own['mlps'])
     return x + scale(second) * branch, points_yx

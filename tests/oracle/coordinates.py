@@ -3,16 +3,17 @@
 
 The two architectures place the same pixel centres differently:
 
-* `v1` (DAT, CVPR 2022): half pixels over the size, 2 (i + 0.5) / n - 1, for
+* `dat` (DAT, CVPR 2022): half pixels over the size, 2 (i + 0.5) / n - 1, for
   the keys' reference points and for the queries;
-* `pp` (DAT++): references 2 (i + 0.5) / (n - 1) - 1, so that the last row and
-  column lie a little outside [-1, 1]; queries 2 i / (n - 1) - 1.
+* `dat_pp` (DAT++): references 2 (i + 0.5) / (n - 1) - 1, so that the last row
+  and column lie a little outside [-1, 1]; queries 2 i / (n - 1) - 1.
 
 A single row or column divides by zero in DAT++; it lies at 0 here.
 """
+
 import numpy as np
 
-FAMILIES = ('v1', 'pp')
+FAMILIES = ('dat', 'dat_pp')
 
 
 def _check(family: str) -> None:
@@ -22,7 +23,7 @@ def _check(family: str) -> None:
 
 def _reference_axis(count: int, family: str) -> np.ndarray:
     centres = np.arange(count) + 0.5
-    if family == 'v1':
+    if family == 'dat':
         return 2 * centres / count - 1
     if count == 1:
         return np.zeros(1)
@@ -30,7 +31,7 @@ def _reference_axis(count: int, family: str) -> np.ndarray:
 
 
 def _query_axis(count: int, family: str) -> np.ndarray:
-    if family == 'v1':
+    if family == 'dat':
         return 2 * (np.arange(count) + 0.5) / count - 1
     if count == 1:
         return np.zeros(1)
@@ -44,8 +45,9 @@ def _grid(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def reference_yx(height: int, width: int, family: str) -> np.ndarray:
     """Where the keys lie before they are moved, (Hk, Wk, 2)."""
     _check(family)
-    return _grid(_reference_axis(height, family),
-                 _reference_axis(width, family))
+    return _grid(
+        _reference_axis(height, family), _reference_axis(width, family)
+    )
 
 
 def query_yx(height: int, width: int, family: str) -> np.ndarray:
@@ -56,13 +58,14 @@ def query_yx(height: int, width: int, family: str) -> np.ndarray:
 
 def _reach(count: int, family: str) -> float:
     """How far an offset of 1 moves a key along an axis of `count` keys."""
-    if family == 'v1':
+    if family == 'dat':
         return 1 / count
     return 1 / (count - 1) if count > 1 else 0.0
 
 
-def deformed_points_yx(offset_yx: np.ndarray, family: str,
-                       range_factor: float) -> np.ndarray:
+def deformed_points_yx(
+    offset_yx: np.ndarray, family: str, range_factor: float
+) -> np.ndarray:
     """Where the keys are sampled.
 
     With a range factor s >= 0 the points are reference + s tanh(offset) / n,

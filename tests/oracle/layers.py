@@ -1,15 +1,18 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The ordinary layers: convolution, linear, layer norm, GELU, softmax."""
+
 import numpy as np
 from scipy.special import erf
 
 
-def conv2d(image: np.ndarray,
-           weight: np.ndarray,
-           bias: np.ndarray = None,
-           stride: int = 1,
-           padding: int = 0,
-           groups: int = 1) -> np.ndarray:
+def conv2d(
+    image: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray = None,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> np.ndarray:
     """Cross-correlation with zero padding, one kernel position at a time.
 
     Args:
@@ -25,20 +28,26 @@ def conv2d(image: np.ndarray,
     height = (padded.shape[0] - kernel_h) // stride + 1
     width = (padded.shape[1] - kernel_w) // stride + 1
     if height < 1 or width < 1:
-        raise ValueError(f'a {kernel_h}x{kernel_w} kernel does not fit a '
-                         f'padded map of {padded.shape[:2]}')
-    weight = weight.reshape(groups, channels_out // groups, group_in,
-                            kernel_h, kernel_w)
+        raise ValueError(
+            f'a {kernel_h}x{kernel_w} kernel does not fit a '
+            f'padded map of {padded.shape[:2]}'
+        )
+    weight = weight.reshape(
+        groups, channels_out // groups, group_in, kernel_h, kernel_w
+    )
     out = np.zeros((groups, height * width, channels_out // groups))
     for ky in range(kernel_h):
         for kx in range(kernel_w):
-            seen = padded[ky:ky + stride * (height - 1) + 1:stride,
-                          kx:kx + stride * (width - 1) + 1:stride]
+            seen = padded[
+                ky : ky + stride * (height - 1) + 1 : stride,
+                kx : kx + stride * (width - 1) + 1 : stride,
+            ]
             seen = seen.reshape(height * width, groups, group_in)
             # (G, H'W', C/G) @ (G, C/G, D/G)
             out += np.matmul(
                 seen.transpose(1, 0, 2),
-                weight[:, :, :, ky, kx].transpose(0, 2, 1))
+                weight[:, :, :, ky, kx].transpose(0, 2, 1),
+            )
     out = out.transpose(1, 0, 2).reshape(height, width, channels_out)
     return out if bias is None else out + bias
 
@@ -56,11 +65,12 @@ def linear(x: np.ndarray, weight: np.ndarray, bias=None) -> np.ndarray:
     return out if bias is None else out + bias
 
 
-def layer_norm(x: np.ndarray, weight: np.ndarray,
-               bias: np.ndarray) -> np.ndarray:
+def layer_norm(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray
+) -> np.ndarray:
     """Normalises the last axis, biased variance, eps 1e-5, affine."""
     mean = x.mean(axis=-1, keepdims=True)
-    variance = ((x - mean)**2).mean(axis=-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
     return (x - mean) / np.sqrt(variance + 1e-5) * weight + bias
 
 
@@ -94,10 +104,9 @@ def merge_heads(x: np.ndarray) -> np.ndarray:
     return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
 
 
-def attend(q: np.ndarray,
-           k: np.ndarray,
-           v: np.ndarray,
-           bias=0.0) -> np.ndarray:
+def attend(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias=0.0
+) -> np.ndarray:
     """softmax(q k^T / sqrt(d) + bias) v.
 
     Args:

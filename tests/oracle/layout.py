@@ -1,5 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Between batches (B, C, H, W) and the oracle's single maps (H, W, C)."""
+
 from typing import Callable, Dict
 
 import numpy as np
@@ -31,14 +32,17 @@ def per_image(block: Callable, batch: np.ndarray, *args, **kwargs):
     results = [block(to_map(image), *args, **kwargs) for image in batch]
     if not isinstance(results[0], tuple):
         return np.stack([from_map(result) for result in results])
-    first, *others = zip(*results)
-    return (np.stack([from_map(result) for result in first]),
-            *(np.stack(other) for other in others))
+    first, *others = zip(*results, strict=True)
+    return (
+        np.stack([from_map(result) for result in first]),
+        *(np.stack(other) for other in others),
+    )
 
 
 def subset(params: Params, prefix: str) -> Params:
     """The entries below `prefix` (with its dot), in float64, without it."""
     return {
-        key[len(prefix):]: np.asarray(value, dtype=np.float64)
-        for key, value in params.items() if key.startswith(prefix)
+        key[len(prefix) :]: np.asarray(value, dtype=np.float64)
+        for key, value in params.items()
+        if key.startswith(prefix)
     }

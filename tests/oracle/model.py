@@ -1,5 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The whole model, from a published state dict."""
+
 from typing import Dict, NamedTuple, Tuple
 
 import numpy as np
@@ -11,7 +12,6 @@ from .layout import Params, from_map, subset, to_map
 from .variants import Variant
 
 
-
 class Stages(NamedTuple):
     """What the four stages give.
 
@@ -19,19 +19,22 @@ class Stages(NamedTuple):
         maps: Outputs of the stages before any output norm, (B, C, H, W).
         points_yx: Deformed points (B, groups, Hk, Wk, 2) by (stage, block).
     """
+
     maps: Tuple[np.ndarray, ...]
     points_yx: Dict[Tuple[int, int], np.ndarray]
 
 
 def _one_image(image, params, variant):
     """Maps (H, W, C) and points (groups, Hk, Wk, 2) of one image."""
-    x = patch_embed(to_map(image), subset(params, 'patch_proj.'),
-                    variant.family)
+    x = patch_embed(
+        to_map(image), subset(params, 'patch_proj.'), variant.family
+    )
     maps, points_yx = [], {}
     for stage, kinds in enumerate(variant.stages):
         if stage:
-            x = down_project(x, subset(params, f'down_projs.{stage - 1}.'),
-                             variant.family)
+            x = down_project(
+                x, subset(params, f'down_projs.{stage - 1}.'), variant.family
+            )
         own = subset(params, f'stages.{stage}.')
         for index in range(len(kinds)):
             x, points = block(x, own, variant, stage, index)
@@ -41,8 +44,9 @@ def _one_image(image, params, variant):
     return maps, points_yx
 
 
-def forward_stages(images: np.ndarray, params: Params,
-                   variant: Variant) -> Stages:
+def forward_stages(
+    images: np.ndarray, params: Params, variant: Variant
+) -> Stages:
     """Runs the four stages.
 
     Args:
@@ -51,28 +55,32 @@ def forward_stages(images: np.ndarray, params: Params,
         variant: See `variants.VARIANTS`.
     """
     maps, points = zip(
-        *(_one_image(image, params, variant) for image in images))
+        *(_one_image(image, params, variant) for image in images), strict=True
+    )
     return Stages(
         tuple(
             np.stack([from_map(own) for own in stage])
-            for stage in zip(*maps)),
-        {place: np.stack([own[place] for own in points])
-         for place in points[0]})
+            for stage in zip(*maps, strict=True)
+        ),
+        {
+            place: np.stack([own[place] for own in points])
+            for place in points[0]
+        },
+    )
 
 
 def _norm(maps: np.ndarray, params: Params, name: str) -> np.ndarray:
     """Layer norm over the channels of (B, C, H, W)."""
     own = subset(params, f'{name}.norm.')
-    normed = layer_norm(maps.transpose(0, 2, 3, 1), own['weight'],
-                        own['bias'])
+    normed = layer_norm(maps.transpose(0, 2, 3, 1), own['weight'], own['bias'])
     return normed.transpose(0, 3, 1, 2)
 
 
 def dense_outputs(stages: Stages, params: Params) -> Tuple[np.ndarray, ...]:
     """The four maps, each with a layer norm of its own, (B, C, H, W)."""
     return tuple(
-        _norm(maps, params, f'norms.{i}')
-        for i, maps in enumerate(stages.maps))
+        _norm(maps, params, f'norms.{i}') for i, maps in enumerate(stages.maps)
+    )
 
 
 def logits(stages: Stages, params: Params) -> np.ndarray:

@@ -3,14 +3,14 @@
 
 The kinds of the papers' ablations; heads of one group share its points.
 """
+
 import numpy as np
 
 from .bilinear import sample_points
 from .layers import linear
 
 
-def displacement_yx(query_yx: np.ndarray,
-                    points_yx: np.ndarray) -> np.ndarray:
+def displacement_yx(query_yx: np.ndarray, points_yx: np.ndarray) -> np.ndarray:
     """Query minus key, in normalised coordinates.
 
     Args:
@@ -23,8 +23,9 @@ def displacement_yx(query_yx: np.ndarray,
     return query_yx[:, None, :] - points_yx[None, :, :]
 
 
-def table_bias(table: np.ndarray, query_yx: np.ndarray,
-               points_yx: np.ndarray) -> np.ndarray:
+def table_bias(
+    table: np.ndarray, query_yx: np.ndarray, points_yx: np.ndarray
+) -> np.ndarray:
     """Reads a table bilinearly at half the displacement, zeros outside.
 
     Args:
@@ -37,15 +38,16 @@ def table_bias(table: np.ndarray, query_yx: np.ndarray,
     """
     groups = len(points_yx)
     biases = []
-    for points, tables in zip(points_yx, np.split(table, groups)):
+    for points, tables in zip(points_yx, np.split(table, groups), strict=True):
         half = displacement_yx(query_yx, points) / 2
         bias = sample_points(tables.transpose(1, 2, 0), half)
         biases.append(bias.transpose(2, 0, 1))
     return np.concatenate(biases)
 
 
-def log_continuous_bias(params: dict, query_yx: np.ndarray,
-                        points_yx: np.ndarray) -> np.ndarray:
+def log_continuous_bias(
+    params: dict, query_yx: np.ndarray, points_yx: np.ndarray
+) -> np.ndarray:
     """An MLP 2-32-(heads / groups) on log-spaced displacements.
 
     Its input is sign(d) log2(1 + |4 d|) / log2(8) with d the displacement,

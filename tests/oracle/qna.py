@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Q: learnt queries (Arar et al., "Learned Queries for Efficient Local
 Attention", CVPR 2022)."""
+
 import numpy as np
 
 from .layers import linear
@@ -13,10 +14,9 @@ ACTIVATIONS = {
 }
 
 
-def qna_attention(x: np.ndarray,
-                  params: Params,
-                  heads: int,
-                  activation: str = 'exp') -> np.ndarray:
+def qna_attention(
+    x: np.ndarray, params: Params, heads: int, activation: str = 'exp'
+) -> np.ndarray:
     """Learnt queries, shared by all places, attend to K x K windows.
 
     For place p, query i and head m, with s the score of a key and b the bias
@@ -46,7 +46,7 @@ def qna_attention(x: np.ndarray,
     queries = params['q_param'].reshape(n_queries, heads, head_dim)
     bias = params['rpb_table'].reshape(-1, n_queries, heads)
     scale = params['attn_scale'].reshape(-1, n_queries, heads)
-    kernel = round(len(bias)**0.5)
+    kernel = round(len(bias) ** 0.5)
     half = kernel // 2
 
     k = linear(x, params['proj_k.weight'])
@@ -65,11 +65,10 @@ def qna_attention(x: np.ndarray,
                 column = x_ + place % kernel - half
                 if not (0 <= row < height and 0 <= column < width):
                     continue
-                weight = (activate(scores[row, column]) *
-                          activate(bias[place]))
+                weight = activate(scores[row, column]) * activate(bias[place])
                 total += weight
-                mixed += ((weight * scale[place])[..., None] *
-                          v[row, column])
+                mixed += (weight * scale[place])[..., None] * v[row, column]
             out[y, x_] = (mixed / total[..., None]).sum(axis=0)
-    return linear(out.reshape(height, width, channels),
-                  params['proj_out.weight'])
+    return linear(
+        out.reshape(height, width, channels), params['proj_out.weight']
+    )

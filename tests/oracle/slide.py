@@ -4,6 +4,7 @@
 As DAT++'s published code has it: on a quarter of the channels, with 3x3
 neighbourhoods and zeros outside the map.
 """
+
 import numpy as np
 
 from .layers import linear, softmax
@@ -38,22 +39,23 @@ def neighbours(image: np.ndarray, params: Params, kernel: int) -> np.ndarray:
     """
     height, width, channels = image.shape
     half = kernel // 2
-    moves = [(dy, dx) for dy in range(-half, half + 1)
-             for dx in range(-half, half + 1)]
+    moves = [
+        (dy, dx)
+        for dy in range(-half, half + 1)
+        for dx in range(-half, half + 1)
+    ]
     views = np.stack([shifted(image, dy, dx) for dy, dx in moves], axis=-1)
 
     # (c, view, K*K): the learnt mixture of neighbours in each view
-    mixing = params['dep_conv1.weight'].reshape(channels, kernel**2,
-                                                kernel**2)
+    mixing = params['dep_conv1.weight'].reshape(channels, kernel**2, kernel**2)
     learnt = np.einsum('hwct,cst->hwcs', views, mixing)
     bias = params['dep_conv.bias'] + params['dep_conv1.bias']
     return views + learnt + bias.reshape(channels, kernel**2)
 
 
-def slide_attention(x: np.ndarray,
-                    params: Params,
-                    heads: int,
-                    kernel: int = 3) -> np.ndarray:
+def slide_attention(
+    x: np.ndarray, params: Params, heads: int, kernel: int = 3
+) -> np.ndarray:
     """Attention of every place to its K x K neighbours.
 
     The bias, one number per head and neighbour, is added to the key itself

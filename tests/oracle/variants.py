@@ -1,5 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The released architectures (DAT, tab. 1; DAT++, arXiv 2309.01430)."""
+
 from typing import NamedTuple, Tuple
 
 
@@ -7,7 +8,7 @@ class Variant(NamedTuple):
     """One architecture.
 
     Attributes:
-        family: 'v1' (DAT) or 'pp' (DAT++).
+        family: 'dat' (DAT) or 'dat_pp' (DAT++).
         stages: The attention of every block, one string per stage: L local
             window, S shifted window, N neighbourhood, D deformable, P
             pyramid, X convolution, E slide, Q learnt queries.
@@ -20,6 +21,7 @@ class Variant(NamedTuple):
         bias: Likewise.
         qna_heads: Heads of Q per stage.
     """
+
     family: str
     stages: Tuple[str, ...]
     heads: Tuple[int, ...]
@@ -33,13 +35,26 @@ class Variant(NamedTuple):
 
 
 def _dat(third: str, heads, groups, window=7) -> Variant:
-    return Variant('v1', ('LS', 'LS', third, 'LD'), heads,
-                   (None, None) + groups, (1, 1, 1, 1), 2, window)
+    return Variant(
+        'dat',
+        ('LS', 'LS', third, 'LD'),
+        heads,
+        (None, None) + groups,
+        (1, 1, 1, 1),
+        2,
+        window,
+    )
 
 
 def _dat_pp(heads, groups) -> Variant:
-    return Variant('pp', ('ND', 'NDND', 9 * 'ND', 'DD'), heads, groups,
-                   (8, 4, 2, 1), -1)
+    return Variant(
+        'dat_pp',
+        ('ND', 'NDND', 9 * 'ND', 'DD'),
+        heads,
+        groups,
+        (8, 4, 2, 1),
+        -1,
+    )
 
 
 VARIANTS = dict(

@@ -1,5 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """L and S: attention within local and shifted windows (DAT, sec. 3.1)."""
+
 import math
 
 import numpy as np
@@ -33,8 +34,7 @@ def relative_bias(table: np.ndarray, window: int) -> np.ndarray:
 def pad_to_multiple(x: np.ndarray, multiple: int) -> np.ndarray:
     """Adds zeros right and below until the sides are multiples."""
     height, width, _ = x.shape
-    return np.pad(x, ((0, -height % multiple), (0, -width % multiple),
-                      (0, 0)))
+    return np.pad(x, ((0, -height % multiple), (0, -width % multiple), (0, 0)))
 
 
 def regions(size: int, window: int, shift: int) -> np.ndarray:
@@ -47,8 +47,8 @@ def regions(size: int, window: int, shift: int) -> np.ndarray:
         (size,) of 0, 1, 2.
     """
     labels = np.zeros(size, dtype=int)
-    labels[size - window:] = 1
-    labels[size - shift:] = 2
+    labels[size - window :] = 1
+    labels[size - shift :] = 2
     return labels
 
 
@@ -70,23 +70,29 @@ def _window_attention(x, params, heads, window, shift):
         for left in range(0, columns, window):
             here = (slice(top, top + window), slice(left, left + window))
             tokens = rolled[here].reshape(-1, channels)
-            qkv = linear(tokens, params['proj_qkv.weight'],
-                         params['proj_qkv.bias'])
-            q, k, v = (split_heads(part, heads)
-                       for part in np.split(qkv, 3, axis=-1))
-            region = (3 * row_region[here[0], None] +
-                      column_region[None, here[1]]).reshape(-1)
+            qkv = linear(
+                tokens, params['proj_qkv.weight'], params['proj_qkv.bias']
+            )
+            q, k, v = (
+                split_heads(part, heads) for part in np.split(qkv, 3, axis=-1)
+            )
+            region = (
+                3 * row_region[here[0], None] + column_region[None, here[1]]
+            ).reshape(-1)
             forbidden = region[:, None] != region[None, :]
             scores = bias + np.where(forbidden, -np.inf, 0.0)
             mixed = linear(
                 merge_heads(attend(q, k, v, scores)),
-                params['proj_out.weight'], params['proj_out.bias'])
+                params['proj_out.weight'],
+                params['proj_out.bias'],
+            )
             out[here] = mixed.reshape(window, window, channels)
     return np.roll(out, (shift, shift), axis=(0, 1))[:height, :width]
 
 
-def window_attention(x: np.ndarray, params: Params, heads: int,
-                     window: int) -> np.ndarray:
+def window_attention(
+    x: np.ndarray, params: Params, heads: int, window: int
+) -> np.ndarray:
     """L: attention within windows.
 
     The map is zero-padded right and below to a multiple of the window; the
@@ -103,8 +109,9 @@ def window_attention(x: np.ndarray, params: Params, heads: int,
     return _window_attention(x, params, heads, window, shift=0)
 
 
-def shifted_window_attention(x: np.ndarray, params: Params, heads: int,
-                             window: int) -> np.ndarray:
+def shifted_window_attention(
+    x: np.ndarray, params: Params, heads: int, window: int
+) -> np.ndarray:
     """S: the same on a map rolled by ceil(w / 2) (Swin rolls by the floor).
 
     Pairs that the roll brought together are forbidden.
