@@ -1,30 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """From image to tokens, and from one stage to the next."""
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from .layers import Conv2d
-
-
-def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Pads (B, H, W, C) with zeros at the bottom right."""
-    height, width = x.shape[1:3]
-    below, right = -height % divisor, -width % divisor
-    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
-
-
-class PatchConv(Conv2d):
-    """A convolution whose stride is its kernel, on maps of any size."""
-
-    def __init__(
-        self, in_dim: int, dim: int, size: int, bias: bool = True
-    ) -> None:
-        super().__init__(in_dim, dim, size, size, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, H, W, C) to (B, ceil(H / s), ceil(W / s), C')."""
-        return super().forward(pad_to_multiple(x, self.stride[0]))
+from .layers import Conv2d, PatchConv
 
 
 def patch_embedding(in_channels: int, dim: int, conv: bool) -> nn.Sequential:

@@ -2,6 +2,7 @@
 """Small layers of the residual branches, all channels-last."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -53,7 +54,27 @@ class Conv2d(nn.Conv2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
+    """Pads (B, H, W, C) with zeros at the bottom right."""
+    height, width = x.shape[1:3]
+    below, right = -height % divisor, -width % divisor
+    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+
+
+class PatchConv(Conv2d):
+    """A convolution whose stride is its kernel, on maps of any size."""
+
+    def __init__(self, in_dim: int, dim: int, size: int, **kwargs) -> None:
+        super().__init__(in_dim, dim, size, size, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, ceil(H / s), ceil(W / s), C')."""
+        return super().forward(pad_to_multiple(x, self.stride[0]))
+
+
 def depthwise(dim: int, kernel_size: int, stride: int = 1) -> Conv2d:
-    """A depthwise convolution; padded to keep the grid unless it tiles it."""
-    padding = 0 if kernel_size == stride else kernel_size // 2
+    """A depthwise convolution to (B, ceil(H / s), ceil(W / s), C)."""
+    if kernel_size == stride:
+        return PatchConv(dim, dim, stride, groups=dim)
+    padding = kernel_size // 2
     return Conv2d(dim, dim, kernel_size, stride, padding, groups=dim)

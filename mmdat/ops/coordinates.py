@@ -13,7 +13,8 @@ convention     reference point i of n      query i of n
 =============  ==========================  ========================
 
 In ``dat_pp`` the last reference point thus lies a little outside [-1, 1],
-and an axis of length 1, where the rule divides by zero, is put at 0.
+and on an axis of length 1, where the rule divides by zero, points and queries
+are at 0 and a ranged offset does not move them.
 """
 
 import torch
@@ -82,7 +83,12 @@ def deformed_points_yx(
     reference_yx = reference_points_yx(hk, wk, convention, offset_yx)
     if offset_range < 0:
         return (reference_yx + offset_yx).clamp(-1, 1)
-    shrink = 0 if convention == 'dat' else 1
-    cells = [max(n - shrink, 1) for n in (hk, wk)]
-    cell_yx = 1 / offset_yx.new_tensor(cells)
+    cell_yx = offset_yx.new_tensor([_cell(n, convention) for n in (hk, wk)])
     return reference_yx + offset_range * cell_yx * offset_yx.tanh()
+
+
+def _cell(n: int, convention: str) -> float:
+    """What an offset range of 1 means on an axis of n keys."""
+    if convention == 'dat':
+        return 1 / n
+    return 1 / (n - 1) if n > 1 else 0.0

@@ -4,7 +4,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..embed import PatchConv
+from ..layers import PatchConv
 
 
 class PyramidAttention(nn.Module):

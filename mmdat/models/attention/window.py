@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import window_attention
-from ..embed import pad_to_multiple
+from ..layers import pad_to_multiple
 
 
 class WindowAttention(nn.Module):
