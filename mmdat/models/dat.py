@@ -4,7 +4,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
@@ -152,7 +151,8 @@ class DAT(BaseModule):
 
         dims = [stage.dim for stage in resolved.stages]
         depths = [stage.depth for stage in resolved.stages]
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        last = max(sum(depths) - 1, 1)
+        rates = iter(drop_path_rate * i / last for i in range(sum(depths)))
         conv = resolved.conv_embed
         self.patch_embed = patch_embedding(in_channels, dims[0], conv)
         self.stages = nn.ModuleList(

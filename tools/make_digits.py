@@ -1,0 +1,43 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Makes a small real data set: handwritten digits on photographs."""
+
+import argparse
+import sys
+
+from mmdat.datasets.digits import DigitsOptions, make_digits
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    defaults = DigitsOptions()
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument('--out', default='data/digits', help='folder to make')
+    for name, text in (
+        ('train', 'training pictures'),
+        ('val', 'validation pictures'),
+        ('size', 'side of a picture in pixels'),
+        ('crops', 'single-digit pictures per class'),
+        ('seed', 'seed of all chance'),
+    ):
+        parser.add_argument(
+            f'--{name}', type=int, default=getattr(defaults, name), help=text
+        )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Makes the data set and says where it is."""
+    options = vars(parse_args())
+    out = options.pop('out')
+    try:
+        root = make_digits(out, DigitsOptions(**options))
+    except (ValueError, OSError) as error:
+        sys.exit(f'make_digits: {error}')
+    print(f'The digits data set is in {root.resolve()}')
+
+
+if __name__ == '__main__':
+    main()
