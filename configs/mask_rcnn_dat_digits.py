@@ -1,0 +1,7 @@
+# Mask R-CNN with a tiny DAT++ on the digits data set; see tools/demo.sh.
+_base_ = [
+    '_base_/models/mask_rcnn_dat_mini.py',
+    '_base_/datasets/digits_instance.py',
+    '_base_/runtimes/detection.py',
+    '_base_/schedules/digits.py',
+]

@@ -1,0 +1,1 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
