@@ -5,3 +5,7 @@ _base_ = [
     '_base_/runtimes/detection.py',
     '_base_/schedules/digits.py',
 ]
+default_hooks = dict(
+    logger=dict(interval=20), checkpoint=dict(interval=2, max_keep_ckpts=1)
+)
+randomness = dict(seed=0)

@@ -6,6 +6,15 @@ Importing this package registers :class:`mmdat.models.DAT`, so that
 and mmengine are imported.
 """
 
+from importlib.util import find_spec
+
+if find_spec('mmengine') is None:
+    raise ModuleNotFoundError(
+        'mmdat needs mmengine; install it with pip install onedl-mmengine '
+        '(the maintained fork) or pip install mmengine.',
+        name='mmengine',
+    )
+
 from .models import DAT
 from .version import __version__
 

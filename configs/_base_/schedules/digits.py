@@ -20,8 +20,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=4, max_keep_ckpts=1)
-)
-randomness = dict(seed=0)
 auto_scale_lr = dict(enable=False, base_batch_size=8)

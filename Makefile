@@ -1,0 +1,25 @@
+# make test: set up, then all tests.   make demo: set up, then train on digits.
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.PHONY: setup test demo lint format clean
+
+setup:
+	@$(PYTHON) tools/dev/bootstrap.py
+
+test: setup lint
+	$(RUN) -m pytest -q --durations=10
+
+demo: setup
+	PYTHON=$(RUN) bash tools/demo.sh
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: setup
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info mmdat/.mim .pytest_cache .ruff_cache

@@ -1,0 +1,126 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Reading checkpoint files as data, never running what a pickle asks for."""
+
+import os
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from ..utils.errors import UserError
+
+
+def _harmless_types() -> list[Any]:
+    """What training checkpoints of mmengine carry besides tensors."""
+    core = getattr(np, '_core', None) or np.core
+    numbers = {type(np.dtype(c)) for c in '?bBhHiIlLqQefdU'}
+    return [
+        HistoryBuffer,
+        slice,
+        np.ndarray,
+        np.dtype,
+        core.multiarray._reconstruct,
+        core.multiarray.scalar,
+        (core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
+        (core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+        *numbers,
+        (_statistic, 'builtins.getattr'),
+    ]
+
+
+def _statistic(owner: Any, name: str) -> Any:
+    """The one use of getattr in pickles of mmengine's logs."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(owner, name)
+    raise UnpicklingError(f'Unsupported global: GLOBAL getattr of {name}')
+
+
+def _read(path: Path, map_location: Any) -> Any:
+    with torch.serialization.safe_globals(_harmless_types()):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def load_checkpoint_file(
+    filename: str | os.PathLike, map_location: Any = None
+) -> Any:
+    """Reads a checkpoint from disk.
+
+    Args:
+        filename: A file that ``torch.save`` wrote.
+        map_location: As in :func:`torch.load`.
+
+    Raises:
+        UserError: There is no such file, or it is no checkpoint, or it asks
+            to run code while it is read.
+    """
+    path = Path(filename).expanduser()
+    if path.is_dir():
+        raise UserError(
+            f'A checkpoint must be a file; {path} is a folder, so name a '
+            f'file in it.'
+        )
+    if not path.is_file():
+        raise UserError(
+            f'There is no checkpoint {filename} (looked for '
+            f'{path.absolute()}); check the path or download the file first.'
+        )
+    if path.stat().st_size == 0:
+        raise UserError(
+            f'{path} is empty, not a checkpoint; download or copy it again.'
+        )
+    try:
+        return _read(path, map_location)
+    except UnpicklingError as error:
+        raise UserError(_why_not(path, error)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f'{path} is not a checkpoint that torch.save wrote, or it is '
+            f'damaged ({_first_line(error)}); download or copy it again.'
+        ) from error
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """The sentence for a file that the safe reader refuses."""
+    with path.open('rb') as file:
+        start = file.read(256)
+    if start.lstrip()[:1] == b'<':
+        return (
+            f'{path} is a web page, not a checkpoint: the download gave its '
+            f"site's page in place of the file; download it in a browser."
+        )
+    asked = re.search(r'(?i)\bGLOBAL (\S*[\w.])', str(error))
+    if asked:
+        return (
+            f'{path} asks to run {asked[1]} while it is read, which weights '
+            f'have no need for, so it was refused and nothing was run; get '
+            f'the file from a source you trust and save its tensors alone.'
+        )
+    return (
+        f'{path} is not a checkpoint that torch.save wrote, or it is damaged '
+        f'({_first_line(error)}); download or copy it again.'
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0].split('. ')[0]
+    return line if len(line) <= 120 else f'{line[:117]}...'
+
+
+def use_safe_loading() -> None:
+    """Makes every checkpoint that mmengine reads go through this module.
+
+    Local files are read by :func:`load_checkpoint_file`; for what mmengine
+    downloads, torch is told to refuse code as well.
+    """
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        return load_checkpoint_file(filename, map_location)
+
+    CheckpointLoader.register_scheme('', load_from_local, force=True)

@@ -1,0 +1,80 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Packaging of mmdat; needs neither torch nor any OpenMMLab package."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+MIM_FILES = ('configs', 'tools', 'demo', 'model-index.yml')
+
+# Each OpenMMLab package exists twice, official and as the maintained fork with
+# the same modules, and pip does not know that one stands for the other. So
+# the core names neither, and the extras name the forks: whoever runs the
+# official packages installs mmdat without extras.
+MMENGINE = 'onedl-mmengine>=0.10.4,<1'
+MMCV = 'onedl-mmcv>=2.0.1,<3'
+EXTRAS = {
+    'det': [MMENGINE, MMCV, 'onedl-mmdetection>=3.3,<4', 'pycocotools'],
+    'seg': [MMENGINE, MMCV, 'onedl-mmsegmentation>=1.2,<2', 'ftfy'],
+    'cls': [MMENGINE, MMCV, 'onedl-mmpretrain>=1.2,<2'],
+}
+EXTRAS['all'] = sorted({line for lines in EXTRAS.values() for line in lines})
+EXTRAS['dev'] = [
+    'hypothesis',
+    'matplotlib',
+    'opencv-python-headless',
+    'psutil',
+    'pycocotools',
+    'pytest',
+    'rich',
+    'ruff',
+    'scikit-image',
+    'scikit-learn',
+    'tqdm',
+]
+
+
+class BuildWithMim(build_py):
+    """Also puts configs and tools into ``mmdat/.mim``, where mim looks.
+
+    An editable install gets links in the source tree; a wheel gets copies,
+    and the tree is left alone.
+    """
+
+    def run(self) -> None:
+        super().run()
+        editable = getattr(self, 'editable_mode', False)
+        mim = Path(ROOT if editable else self.build_lib) / 'mmdat' / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        skip = shutil.ignore_patterns('__pycache__', 'dev')
+        for source in (ROOT / name for name in MIM_FILES):
+            target = mim / source.name
+            if not source.exists():
+                continue
+            if editable:
+                target.symlink_to(Path('..') / '..' / source.name)
+            elif source.is_dir():
+                shutil.copytree(source, target, ignore=skip)
+            else:
+                shutil.copyfile(source, target)
+
+
+setup(
+    name='mmdat',
+    version=runpy.run_path(str(ROOT / 'mmdat' / 'version.py'))['__version__'],
+    description='Deformable Attention Transformer backbones for OpenMMLab',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=('mmdat', 'mmdat.*')),
+    cmdclass={'build_py': BuildWithMim},
+    install_requires=['torch>=2.1'],
+    extras_require=EXTRAS,
+    zip_safe=False,
+)

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Shared by dist_train.sh and dist_test.sh: PROCESSES SCRIPT [arguments].
+set -euo pipefail
+processes=$1 script=$2
+shift 2
+tools=$(cd "$(dirname "$0")" && pwd)
+nodes=${NNODES:-1}
+if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
+    echo "PROCESSES must be a positive whole number; got '$processes'." >&2
+    exit 2
+fi
+if [ -z "${OMP_NUM_THREADS:-}" ] && ! nvidia-smi -L >/dev/null 2>&1; then
+    share=$(($(nproc) / processes))
+    export OMP_NUM_THREADS=$((share > 0 ? share : 1))
+fi
+export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
+if [ "$nodes" = 1 ] && [ -z "${PORT:-}" ]; then
+    # Any free port, so that two runs on one machine do not collide.
+    meet=(--standalone)
+else
+    meet=(--node_rank "${NODE_RANK:-0}" --master_addr
+        "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}")
+fi
+exec "${PYTHON:-python}" -m torch.distributed.run --nnodes "$nodes" \
+    --nproc_per_node "$processes" "${meet[@]}" \
+    "$tools/$script" "$@" --launcher pytorch

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains with several processes on this machine, one per GPU:
+#   tools/dist_train.sh CONFIG PROCESSES [arguments of train.py]
+# On several machines run it on each, with NNODES, NODE_RANK, MASTER_ADDR and
+# PORT set. Without a GPU the processes share the CPU's cores.
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    echo "usage: $0 CONFIG PROCESSES [arguments of train.py]" >&2
+    exit 2
+fi
+config=$1 processes=$2
+shift 2
+exec bash "$(dirname "$0")/dist_run.sh" "$processes" train.py "$config" "$@"

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Shared by slurm_train.sh and slurm_test.sh: PARTITION JOB SCRIPT [arguments].
+# GPUS_PER_NODE=0 runs without GPUs.
+set -euo pipefail
+partition=$1 job=$2 script=$3
+shift 3
+tools=$(cd "$(dirname "$0")" && pwd)
+gpus=${GPUS:-8}
+per_node=${GPUS_PER_NODE:-8}
+export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
+if [ "$per_node" -gt 0 ]; then
+    per_node=$((gpus < per_node ? gpus : per_node))
+    resources=(--gres "gpu:$per_node" --ntasks-per-node "$per_node")
+else
+    resources=()
+fi
+exec srun -p "$partition" --job-name "$job" "${resources[@]}" \
+    --ntasks "$gpus" --cpus-per-task "${CPUS_PER_TASK:-5}" \
+    --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
+    "${PYTHON:-python}" -u "$tools/$script" "$@" --launcher slurm

@@ -1,0 +1,99 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Evaluates a checkpoint on a config's test data."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.configuration import (
+    load_config,
+    set_loader_defaults,
+    set_work_dir,
+)
+from mmdat.engine.data_files import set_data_root
+from mmdat.engine.distributed import prepare_launch
+from mmdat.engine.outputs import (
+    check_out,
+    draw_predictions,
+    save_label_maps,
+    save_predictions,
+)
+from mmdat.engine.preflight import check_run
+from mmdat.engine.tta import enable_tta
+from mmdat.utils.errors import one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder of logs and metrics')
+    parser.add_argument('--data-root', help='where the data set lies')
+    parser.add_argument(
+        '--out',
+        help='save predictions: a .pkl file for detection and '
+        'classification, a folder of label maps for segmentation',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='show predictions in a window'
+    )
+    parser.add_argument('--show-dir', help='draw predictions to this folder')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds per window'
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings to override, key=value; lists as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    """Evaluates."""
+    args = parse_args()
+    use_safe_loading()
+    with one_sentence_errors('test'):
+        cfg = load_config(args.config, args.cfg_options)
+        set_work_dir(cfg, args.work_dir)
+        if args.data_root is not None:
+            set_data_root(cfg, args.data_root)
+        cfg.load_from = args.checkpoint
+        cfg.resume = False
+        if args.out is not None:
+            check_out(cfg, args.out)
+        check_run(cfg, ('test',))
+        set_loader_defaults(cfg)
+        if args.show or args.show_dir is not None:
+            draw_predictions(cfg, args.show_dir, args.show, args.wait_time)
+        if args.tta:
+            enable_tta(cfg)
+        label_maps = args.out is not None and cfg.default_scope == 'mmseg'
+        if label_maps:
+            save_label_maps(cfg, args.out)
+        prepare_launch(cfg, args.launcher)
+        runner = Runner.from_cfg(cfg)
+        if args.out is not None and not label_maps:
+            save_predictions(runner, args.out)
+        runner.test()
+
+
+if __name__ == '__main__':
+    main()

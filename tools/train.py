@@ -1,0 +1,85 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Trains a detector, segmentor or classifier."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.configuration import (
+    enable_amp,
+    enable_auto_scale_lr,
+    load_config,
+    set_loader_defaults,
+    set_resume,
+    set_work_dir,
+)
+from mmdat.engine.data_files import set_data_root
+from mmdat.engine.distributed import prepare_launch
+from mmdat.engine.preflight import check_run
+from mmdat.utils.errors import one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
+    parser.add_argument('--data-root', help='where the data set lies')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='continue from this checkpoint, or without a name from the '
+        'latest one in the work dir',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the total batch size',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings to override, key=value; lists as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    """Trains."""
+    args = parse_args()
+    use_safe_loading()
+    with one_sentence_errors('train'):
+        cfg = load_config(args.config, args.cfg_options)
+        set_work_dir(cfg, args.work_dir)
+        if args.data_root is not None:
+            set_data_root(cfg, args.data_root)
+        if args.amp:
+            enable_amp(cfg)
+        if args.auto_scale_lr:
+            enable_auto_scale_lr(cfg)
+        set_resume(cfg, args.resume)
+        set_loader_defaults(cfg)
+        check_run(cfg, ('train', 'val'))
+        prepare_launch(cfg, args.launcher)
+        Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
