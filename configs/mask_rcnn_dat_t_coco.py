@@ -5,3 +5,4 @@ _base_ = [
     '_base_/schedules/coco_1x.py',
     '_base_/runtimes/detection.py',
 ]
+model = dict(backbone=dict(arch='dat_t'))

@@ -4,7 +4,7 @@ _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 #   --cfg-options model.backbone.init_cfg.type=Pretrained
 #                 model.backbone.init_cfg.checkpoint=dat_tiny_in1k_224.pth
 model = dict(
-    backbone=dict(_delete_=True, type='DAT', arch='dat_t', init_cfg=dict()),
+    backbone=dict(_delete_=True, type='DAT', init_cfg=dict()),
     # The fifth level is a convolution of its own, as in the released files.
     neck=dict(
         in_channels=[96, 192, 384, 768],

@@ -1,19 +1,8 @@
-# A DAT++ and heads small enough to train on a laptop's CPU in minutes.
-_base_ = 'mask_rcnn_dat.py'
+# Heads small enough to train on a laptop's CPU in minutes.
+_base_ = ['mask_rcnn_dat.py', '../backbones/dat_mini.py']
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='DAT',
-        arch=dict(
-            family='dat_pp',
-            embed_dims=[32, 64, 96, 128],
-            depths=[1, 2, 2, 2],
-            num_heads=[1, 2, 3, 4],
-        ),
-        img_size=192,
-        init_cfg=dict(),
-    ),
+    backbone=dict(arch={{_base_.mini_arch}}),
     neck=dict(in_channels=[32, 64, 96, 128], out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
