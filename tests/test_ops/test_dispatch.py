@@ -1,0 +1,60 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+import pytest
+
+from mmdat.ops.dispatch import Backend, check_backend_name, choose, explain
+
+
+def run_fast(x):
+    return 'fast'
+
+
+def run_plain(x):
+    return 'plain'
+
+
+def needs_even(x):
+    return None if x % 2 == 0 else f'x must be even; got {x}.'
+
+
+BACKENDS = (
+    Backend('fast', run_fast, needs_even),
+    Backend('plain', run_plain),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    monkeypatch.delenv('MMDAT_ATTN_BACKEND', raising=False)
+
+
+def test_takes_the_first_that_can_run():
+    assert choose('op', BACKENDS, None, 2) is run_fast
+    assert choose('op', BACKENDS, None, 3) is run_plain
+
+
+def test_a_backend_asked_for_runs_or_says_why_not():
+    assert choose('op', BACKENDS, 'plain', 2) is run_plain
+    with pytest.raises(ValueError, match='run op here. fast: x must .*got 3'):
+        choose('op', BACKENDS, 'fast', 3)
+
+
+def test_the_environment_decides_where_the_caller_does_not(monkeypatch):
+    monkeypatch.setenv('MMDAT_ATTN_BACKEND', 'plain')
+    assert choose('op', BACKENDS, None, 2) is run_plain
+    assert choose('op', BACKENDS, 'fast', 2) is run_fast
+    # A name that only other ops know leaves this one its choice.
+    monkeypatch.setenv('MMDAT_ATTN_BACKEND', 'tiled')
+    assert choose('op', BACKENDS, None, 2) is run_fast
+
+
+def test_explains():
+    assert explain('op', BACKENDS, 3) == {
+        'fast': 'x must be even; got 3.',
+        'plain': None,
+    }
+
+
+def test_unknown_names_are_refused():
+    check_backend_name(None, ('fast',))
+    with pytest.raises(ValueError, match="one of fast, or None.*got 'slow'"):
+        check_backend_name('slow', ('fast',))
