@@ -23,6 +23,8 @@ def state_dict(keys: str) -> dict[str, torch.Tensor]:
     windows = [k for k in entries if k.endswith('position_bias_table')]
     for key in windows:
         block = key.rpartition('.')[0]
-        entries[f'{block}.relative_position_index'] = torch.zeros(49, 49).long()
+        entries[f'{block}.relative_position_index'] = torch.zeros(
+            49, 49
+        ).long()
         entries[f'{block}.attn_mask'] = torch.zeros(4, 49, 49)
     return entries

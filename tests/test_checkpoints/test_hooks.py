@@ -56,7 +56,11 @@ def loading_log(monkeypatch):
 
 
 def assert_clean(lines):
-    bad = [x for x in lines if 'missing' in x or 'unexpected' in x or 'mismatch' in x]
+    bad = [
+        x
+        for x in lines
+        if 'missing' in x or 'unexpected' in x or 'mismatch' in x
+    ]
     assert not bad, bad
 
 
@@ -117,9 +121,7 @@ def test_classification_file_starts_a_dense_backbone(
     before = copy.deepcopy(model.norm1.state_dict())
     model.init_weights()
     assert_clean(loading_log)
-    assert torch.equal(
-        model.norm3.bias, classification['cls_norm.norm.bias']
-    )
+    assert torch.equal(model.norm3.bias, classification['cls_norm.norm.bias'])
     assert torch.equal(model.norm1.weight, before['weight'])
 
 

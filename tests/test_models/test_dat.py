@@ -10,7 +10,9 @@ from oracle.variants import Variant
 from mmdat.models import DAT
 from mmdat.models.layers import DropPath
 
-SMALL = dict(embed_dims=[16, 32, 32, 64], depths=[2] * 4, num_heads=[2, 2, 4, 4])
+SMALL = dict(
+    embed_dims=[16, 32, 32, 64], depths=[2] * 4, num_heads=[2, 2, 4, 4]
+)
 FAMILIES = ('dat', 'dat_pp')
 SIZES = [(32, 32), (64, 96), (33, 57), (97, 32), (20, 7), (1, 1)]
 
@@ -77,7 +79,10 @@ def test_arch_may_be_a_dict_and_overrides_win():
         (dict(arch=dict(depths=[1] * 4)), 'embed_dims, depths, num_heads'),
         (dict(arch=dict(SMALL, heads=3)), "may hold .*got 'heads'"),
         (dict(arch=dict(SMALL, family='swin')), "dat, dat_pp; got 'swin'"),
-        (dict(arch=dict(SMALL, depths=[2] * 3)), r'list of 4; got \[2, 2, 2\]'),
+        (
+            dict(arch=dict(SMALL, depths=[2] * 3)),
+            r'list of 4; got \[2, 2, 2\]',
+        ),
         (dict(arch=dict(SMALL, depths=[2, 0, 2, 2])), 'positive whole'),
         (dict(arch=dict(SMALL, num_heads=5)), 'multiple of num_heads; got'),
         (dict(attentions='LD'), 'four strings'),
@@ -88,8 +93,10 @@ def test_arch_may_be_a_dict_and_overrides_win():
         (dict(offset_stride=0), 'at least 1; got 0'),
         (dict(offset_range='far'), "must be a number.*'far'"),
         (dict(window_size=0), 'at least 2; got 0'),
-        (dict(attentions=['ND', 'ND', 'ND' * 3, 'DD'], neighborhood_size=4),
-         'odd number.*got 4'),
+        (
+            dict(attentions=['ND', 'ND', 'ND' * 3, 'DD'], neighborhood_size=4),
+            'odd number.*got 4',
+        ),
         (dict(position_bias='swin'), "must be one of table.*got 'swin'"),
         (dict(layer_scale_init_value=-1), 'at least 0; got -1'),
         (dict(mlp_ratio=0), 'positive; got 0'),

@@ -78,7 +78,9 @@ def test_gradients(backend, kind):
         moved = bias._replace(**dict(zip(names, leaves, strict=True)))
         return deformable_attention(q, k, v, moved, backend=backend)
 
-    leaves = [t.detach().clone().requires_grad_() for t in (*inputs(), *tensors)]
+    leaves = [
+        t.detach().clone().requires_grad_() for t in (*inputs(), *tensors)
+    ]
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
 
 

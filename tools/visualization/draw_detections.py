@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from mmdat.engine.configuration import load_config
+from mmdat.engine.data_files import set_data_root
 from mmdat.utils.errors import UserError, one_sentence_errors
 from mmdat.visualization.detections import draw_sheet
 
@@ -19,6 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config that was tested')
     parser.add_argument('predictions', help='JSON of predictions')
     parser.add_argument('out', help='picture to write')
+    parser.add_argument('--data-root', help='where the data set lies')
     parser.add_argument(
         '--count', type=int, default=8, help='how many pictures'
     )
@@ -33,6 +35,8 @@ def main() -> None:
     args = parse_args()
     with one_sentence_errors('draw_detections'):
         cfg = load_config(args.config)
+        if args.data_root is not None:
+            set_data_root(cfg, args.data_root)
         if not Path(args.predictions).is_file():
             raise UserError(
                 f'There are no predictions {args.predictions}; test with '
