@@ -6,6 +6,6 @@ _base_ = [
     '_base_/schedules/digits.py',
 ]
 default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=2, max_keep_ckpts=1)
+    logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1)
 )
 randomness = dict(seed=0)

@@ -24,11 +24,17 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
+def _first(match: re.Match) -> str:
+    return match[0].partition('.')[0] + '.0'
+
+
 def published(module: nn.Module) -> dict[str, np.ndarray]:
     """Parameters of an attention module as the authors name and shape them."""
     parameters = {}
     for name, value in module.state_dict().items():
-        name = re.sub(r'(conv_offset|proj_ds)\.1\.', r'\1.1.norm.', name)
+        name = re.sub(r'(conv_offset|proj_ds)\.norm\.', r'\1.1.norm.', name)
+        name = re.sub(r'conv_offset\.dwconv|proj_ds\.conv', _first, name)
+        name = name.replace('conv_offset.proj', 'conv_offset.3')
         if name == 'conv_offset.3.weight':
             value = value[..., None, None]
         parameters[name] = value.numpy()

@@ -25,8 +25,12 @@ def _halves(name: str) -> Callable[[re.Match], str]:
 
 
 _RULES: list[tuple[str, str | Callable[[re.Match], str]]] = [
-    (r'^patch_proj\.', 'patch_embed.'),
-    (r'^down_projs\.', 'downsamples.'),
+    (r'^patch_proj\.0\.', 'patch_embed.conv1.'),
+    (r'^patch_proj\.1\.norm\.', 'patch_embed.norm1.'),
+    (r'^patch_proj\.3\.', 'patch_embed.conv2.'),
+    (r'^patch_proj\.4\.norm\.', 'patch_embed.norm2.'),
+    (r'^down_projs\.(\d)\.0\.', r'downsamples.\1.conv.'),
+    (r'^down_projs\.(\d)\.1\.norm\.', r'downsamples.\1.norm.'),
     (r'^norms\.(\d)\.norm\.', r'norm\1.'),
     (r'^cls_norm\.norm\.', 'norm3.'),
     (r'\.layer_norms\.(\d+)\.norm\.', _halves('norm')),
@@ -38,7 +42,11 @@ _RULES: list[tuple[str, str | Callable[[re.Match], str]]] = [
     (r'\.mlp\.dwc\.', '.mlp.dwconv.'),
     (r'\.attns\.(\d+)\.(weight|bias)$', r'.blocks.\1.conv.\2'),
     (r'\.attns\.(\d+)\.', r'.blocks.\1.attn.'),
-    (r'\.(\d)\.norm\.(weight|bias)$', r'.\1.\2'),  # LN inside a Sequential
+    (r'\.conv_offset\.0\.', '.conv_offset.dwconv.'),
+    (r'\.conv_offset\.1\.norm\.', '.conv_offset.norm.'),
+    (r'\.conv_offset\.3\.', '.conv_offset.proj.'),
+    (r'\.proj_ds\.0\.', '.proj_ds.conv.'),
+    (r'\.proj_ds\.1\.norm\.', '.proj_ds.norm.'),
 ]
 
 

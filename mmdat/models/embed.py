@@ -3,29 +3,29 @@
 
 from torch import nn
 
-from .layers import Conv2d, PatchConv
+from .layers import Conv2d, PatchConv, named
 
 
 def patch_embedding(in_channels: int, dim: int, conv: bool) -> nn.Sequential:
     """Stride 4: one 4x4 patch (DAT) or two 3x3 convolutions (DAT++)."""
     if not conv:
-        return nn.Sequential(
-            PatchConv(in_channels, dim, 4), nn.LayerNorm(dim)
+        return named(
+            conv1=PatchConv(in_channels, dim, 4), norm1=nn.LayerNorm(dim)
         )
-    return nn.Sequential(
-        Conv2d(in_channels, dim // 2, 3, 2, 1),
-        nn.LayerNorm(dim // 2),
-        nn.GELU(),
-        Conv2d(dim // 2, dim, 3, 2, 1),
-        nn.LayerNorm(dim),
+    return named(
+        conv1=Conv2d(in_channels, dim // 2, 3, 2, 1),
+        norm1=nn.LayerNorm(dim // 2),
+        act=nn.GELU(),
+        conv2=Conv2d(dim // 2, dim, 3, 2, 1),
+        norm2=nn.LayerNorm(dim),
     )
 
 
 def down_projection(in_dim: int, dim: int, conv: bool) -> nn.Sequential:
     """Stride 2: a 2x2 patch (DAT) or a 3x3 convolution (DAT++)."""
-    return nn.Sequential(
-        Conv2d(in_dim, dim, 3, 2, 1, bias=False)
+    return named(
+        conv=Conv2d(in_dim, dim, 3, 2, 1, bias=False)
         if conv
         else PatchConv(in_dim, dim, 2, bias=False),
-        nn.LayerNorm(dim),
+        norm=nn.LayerNorm(dim),
     )

@@ -1,9 +1,20 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Small layers of the residual branches, all channels-last."""
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def named(**modules: nn.Module) -> nn.Sequential:
+    """A sequence of named modules.
+
+    Norms are called norms, so that ``custom_keys={'norm': ...}`` of an
+    optimiser's ``paramwise_cfg`` reaches all of them.
+    """
+    return nn.Sequential(OrderedDict(modules))
 
 
 class LayerScale(nn.Module):

@@ -93,7 +93,7 @@ def test_load_from_fills_a_detector(
     load_checkpoint(model, path, strict=True)
     assert_clean(loading_log)
     assert torch.equal(
-        model.backbone.patch_embed[0].bias, dense['patch_proj.0.bias']
+        model.backbone.patch_embed.conv1.bias, dense['patch_proj.0.bias']
     )
 
 

@@ -37,8 +37,8 @@ class DigitsOptions:
         seed: Source of all chance.
     """
 
-    train: int = 600
-    val: int = 100
+    train: int = 2000
+    val: int = 200
     size: int = 192
     digits: tuple[int, int] = (2, 5)
     share: tuple[float, float] = (0.2, 0.4)

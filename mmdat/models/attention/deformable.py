@@ -19,7 +19,7 @@ from ...ops.position_bias import (
     resize_dense_scores,
 )
 from ...ops.precision import at_least_float32, autocast_off
-from ..layers import Conv2d, depthwise
+from ..layers import Conv2d, depthwise, named
 
 POSITION_BIASES = ('table', 'fixed', 'depthwise_conv', 'log_continuous', 'none')
 
@@ -89,11 +89,11 @@ class DeformableAttention(nn.Module):
 
         group_dim = dim // offset_groups
         self.conv_offset = (
-            nn.Sequential(
-                depthwise(group_dim, offset_kernel, stride),
-                nn.LayerNorm(group_dim),
-                nn.GELU(),
-                nn.Linear(group_dim, 2, bias=False),
+            named(
+                dwconv=depthwise(group_dim, offset_kernel, stride),
+                norm=nn.LayerNorm(group_dim),
+                act=nn.GELU(),
+                proj=nn.Linear(group_dim, 2, bias=False),
             )
             if use_offsets
             else None
@@ -169,7 +169,7 @@ class DeformableAttention(nn.Module):
         q = q.permute(0, 3, 1, 2, 4).flatten(0, 1)  # B g, H, W, C / g
         # Offsets in float32 also under autocast, see ops.precision.
         with autocast_off(q):
-            offset_yx = self.conv_offset(q.to(self.conv_offset[3].weight))
+            offset_yx = self.conv_offset(q.to(self.conv_offset.proj.weight))
         offset_yx = at_least_float32(offset_yx)
         offset_yx = offset_yx.unflatten(0, (batch, self.offset_groups))
         return deformed_points_yx(

@@ -4,7 +4,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PatchConv
+from ..layers import PatchConv, named
 
 
 class PyramidAttention(nn.Module):
@@ -35,7 +35,9 @@ class PyramidAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.proj_ds = (
-            nn.Sequential(PatchConv(dim, dim, reduction), nn.LayerNorm(dim))
+            named(
+                conv=PatchConv(dim, dim, reduction), norm=nn.LayerNorm(dim)
+            )
             if reduction > 1
             else nn.Identity()
         )
