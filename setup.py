@@ -46,6 +46,7 @@ class BuildWithMim(build_py):
     """
 
     def run(self) -> None:
+        """Builds, then adds the files."""
         super().run()
         editable = getattr(self, 'editable_mode', False)
         mim = Path(ROOT if editable else self.build_lib) / 'mmdat' / '.mim'

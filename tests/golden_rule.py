@@ -23,7 +23,7 @@ import json
 import re
 import zlib
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Case(NamedTuple):
     arch: str
     dense: bool
     keys: str
-    input_shape: Tuple[int, int, int, int]
+    input_shape: tuple[int, int, int, int]
 
 
 def case(name: str) -> Case:
@@ -68,7 +68,7 @@ def case(name: str) -> Case:
     )
 
 
-def case_names() -> List[str]:
+def case_names() -> list[str]:
     """Stems of all golden files."""
     return sorted(path.stem for path in GOLDEN_DIR.glob('*.npz'))
 
@@ -100,12 +100,12 @@ def image(shape: tuple) -> np.ndarray:
     return _normal('input', shape)
 
 
-def key_shapes(keys: str) -> Dict[str, List[int]]:
+def key_shapes(keys: str) -> dict[str, list[int]]:
     """Names and shapes of all learnable entries, e.g. of keys-v1-dat_tiny."""
     return json.loads((GOLDEN_DIR / f'{keys}.json').read_text())
 
 
-def state_dict(keys: str) -> Dict[str, np.ndarray]:
+def state_dict(keys: str) -> dict[str, np.ndarray]:
     """A published state dict, filled by the rule, float32."""
     return {
         key: weight(key, tuple(shape)).astype(np.float32)
@@ -113,7 +113,7 @@ def state_dict(keys: str) -> Dict[str, np.ndarray]:
     }
 
 
-def golden(name: str) -> Dict[str, np.ndarray]:
+def golden(name: str) -> dict[str, np.ndarray]:
     """The stored arrays of one golden file."""
     with np.load(GOLDEN_DIR / f'{name}.npz') as arrays:
         return dict(arrays)

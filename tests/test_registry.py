@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""How DAT is found, each in a process of its own, where nothing is imported."""
+"""How DAT is found, each time in a process where nothing is imported."""
 
 import subprocess
 import sys

@@ -37,7 +37,10 @@ def _flip_pipeline(cfg: Config) -> list[Any]:
         | ({} if cfg.default_scope == 'mmpretrain' else {})
         for prob in (0.0, 1.0)
     ]
-    return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    return [
+        *pipeline[:-1],
+        dict(type='TestTimeAug', transforms=[flips, [pack]]),
+    ]
 
 
 def enable_tta(cfg: Config) -> None:

@@ -151,8 +151,8 @@ def resolve_arch(
 
     Args:
         arch: A name of :data:`ARCH_ZOO`, or a dict with at least
-            ``embed_dims``, ``depths`` and ``num_heads``, four numbers each. All
-            else comes from its ``family``, ``'dat'`` or ``'dat_pp'`` (the
+            ``embed_dims``, ``depths`` and ``num_heads``, four numbers each.
+            All else comes from its ``family``, ``'dat'`` or ``'dat_pp'`` (the
             default).
         overrides: Settings that replace the architecture's; None is none.
 

@@ -191,8 +191,8 @@ class DAT(BaseModule):
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape:
             raise ValueError(
-                f'DAT takes images of shape (B, {self.in_channels}, H, W) with '
-                f'at least one pixel; got {tuple(x.shape)}.'
+                f'DAT takes images of shape (B, {self.in_channels}, H, W) '
+                f'with at least one pixel; got {tuple(x.shape)}.'
             )
         x = self.patch_embed(x.permute(0, 2, 3, 1))  # B, H / 4, W / 4, C
         outs = []

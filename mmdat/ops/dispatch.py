@@ -12,7 +12,7 @@ ENVIRONMENT_VARIABLE = 'MMDAT_ATTN_BACKEND'
 
 def runs_everywhere(*_) -> None:
     """The capability check of a backend without limits."""
-    return None
+    return
 
 
 @dataclass(frozen=True)

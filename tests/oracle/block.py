@@ -1,8 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """One block: local perception, attention, MLP, with their residuals."""
 
-from typing import Optional, Tuple
-
 import numpy as np
 
 from .deformable import deformable_attention
@@ -19,7 +17,7 @@ from .window import shifted_window_attention, window_attention
 
 def attention(
     x: np.ndarray, params: Params, variant: Variant, stage: int, kind: str
-) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The attention of a kind on a normed map.
 
     Returns:
@@ -55,7 +53,7 @@ def attention(
 
 def block(
     x: np.ndarray, params: Params, variant: Variant, stage: int, index: int
-) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """One block in eval mode.
 
     DAT++ first adds a depthwise 3x3 convolution (the local perception unit).

@@ -1,8 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """D: deformable attention (DAT, sec. 3.2; DAT++, arXiv 2309.01430)."""
 
-from typing import Tuple
-
 import numpy as np
 
 from .bilinear import sample_points
@@ -56,7 +54,7 @@ def deformable_attention(
     range_factor: float,
     offsets: bool = True,
     bias: str = 'table',
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """One deformable attention block, from normed input to projected output.
 
     Args:

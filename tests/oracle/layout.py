@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Between batches (B, C, H, W) and the oracle's single maps (H, W, C)."""
 
-from typing import Callable, Dict
+from collections.abc import Callable
 
 import numpy as np
 
-Params = Dict[str, np.ndarray]
+Params = dict[str, np.ndarray]
 
 
 def to_map(image: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The whole model, from a published state dict."""
 
-from typing import Dict, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,8 @@ class Stages(NamedTuple):
         points_yx: Deformed points (B, groups, Hk, Wk, 2) by (stage, block).
     """
 
-    maps: Tuple[np.ndarray, ...]
-    points_yx: Dict[Tuple[int, int], np.ndarray]
+    maps: tuple[np.ndarray, ...]
+    points_yx: dict[tuple[int, int], np.ndarray]
 
 
 def _one_image(image, params, variant):
@@ -76,7 +76,7 @@ def _norm(maps: np.ndarray, params: Params, name: str) -> np.ndarray:
     return normed.transpose(0, 3, 1, 2)
 
 
-def dense_outputs(stages: Stages, params: Params) -> Tuple[np.ndarray, ...]:
+def dense_outputs(stages: Stages, params: Params) -> tuple[np.ndarray, ...]:
     """The four maps, each with a layer norm of its own, (B, C, H, W)."""
     return tuple(
         _norm(maps, params, f'norms.{i}') for i, maps in enumerate(stages.maps)

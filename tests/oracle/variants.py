@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The released architectures (DAT, tab. 1; DAT++, arXiv 2309.01430)."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 
 class Variant(NamedTuple):
@@ -23,15 +23,15 @@ class Variant(NamedTuple):
     """
 
     family: str
-    stages: Tuple[str, ...]
-    heads: Tuple[int, ...]
-    groups: Tuple[int, ...]
-    strides: Tuple[int, ...]
+    stages: tuple[str, ...]
+    heads: tuple[int, ...]
+    groups: tuple[int, ...]
+    strides: tuple[int, ...]
     range_factor: float
     window: int = 7
     offsets: bool = True
     bias: str = 'table'
-    qna_heads: Tuple[int, ...] = (6, 12, 24, 48)
+    qna_heads: tuple[int, ...] = (6, 12, 24, 48)
 
 
 def _dat(third: str, heads, groups, window=7) -> Variant:

@@ -56,4 +56,4 @@ def test_predicts_at_the_size_of_the_picture(segmentor):
         )
     labels = out[0].pred_sem_seg.data
     assert labels.shape == (1, 75, 101)
-    assert 0 <= labels.min() and labels.max() < 11
+    assert labels.min() >= 0 and labels.max() < 11

@@ -32,7 +32,11 @@ class CocoWriter:
         )
 
     def add(
-        self, file_name: str, size: int, background: str, digits: list[Instance]
+        self,
+        file_name: str,
+        size: int,
+        background: str,
+        digits: list[Instance],
     ) -> None:
         """Adds a square picture and its digits."""
         image_id = len(self.content['images']) + 1

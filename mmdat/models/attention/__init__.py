@@ -84,9 +84,7 @@ def _slide(s: StageSettings, backend: str | None, **drop) -> nn.Module:
 
 def _query(s: StageSettings, backend: str | None, **drop) -> nn.Module:
     # As in the authors' ablations: twice the heads of the stage.
-    return QueryAttention(
-        s.dim, 2 * s.num_heads, drop_rate=drop['drop_rate']
-    )
+    return QueryAttention(s.dim, 2 * s.num_heads, drop_rate=drop['drop_rate'])
 
 
 def _convolution(s: StageSettings, backend: str | None, **drop) -> nn.Module:

@@ -19,9 +19,15 @@ from ...ops.position_bias import (
     resize_dense_scores,
 )
 from ...ops.precision import at_least_float32, autocast_off
-from ..layers import Conv2d, depthwise, named
+from ..layers import depthwise, named
 
-POSITION_BIASES = ('table', 'fixed', 'depthwise_conv', 'log_continuous', 'none')
+POSITION_BIASES = (
+    'table',
+    'fixed',
+    'depthwise_conv',
+    'log_continuous',
+    'none',
+)
 
 
 class DeformableAttention(nn.Module):

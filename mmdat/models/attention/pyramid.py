@@ -35,9 +35,7 @@ class PyramidAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.proj_ds = (
-            named(
-                conv=PatchConv(dim, dim, reduction), norm=nn.LayerNorm(dim)
-            )
+            named(conv=PatchConv(dim, dim, reduction), norm=nn.LayerNorm(dim))
             if reduction > 1
             else nn.Identity()
         )

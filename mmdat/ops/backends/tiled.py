@@ -122,9 +122,7 @@ def neighborhood_attention(
             bias = bias_table[
                 :, move_y[:, None, :, None], move_x[None, :, None, :]
             ]  # heads, T, T, span, span
-            inside = (
-                inside_y[:, None, :, None] & inside_x[None, :, None, :]
-            )
+            inside = inside_y[:, None, :, None] & inside_x[None, :, None, :]
             bias = bias.masked_fill(~inside, float('-inf'))
             bias = bias.flatten(3, 4).flatten(1, 2)[None]
             queries_y = (run_y.query, run_y.tiles, tile)
@@ -189,9 +187,7 @@ def window_attention(
                 part_y = _parts(size, shift, cut_y, q.device)
                 part_x = _parts(size, shift, cut_x, q.device)
                 part = (part_y[:, None] + 2 * part_x).flatten()
-                mask = bias.masked_fill(
-                    part[:, None] != part, float('-inf')
-                )
+                mask = bias.masked_fill(part[:, None] != part, float('-inf'))
             out = F.scaled_dot_product_attention(
                 *(_cut(x, *where, size) for x in (q, k, v)),
                 attn_mask=mask,
