@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from .conftest import tool
+from .conftest import run, tool
 
 CONFIG = 'configs/upernet_dat_digits.py'
 
@@ -11,9 +11,11 @@ CONFIG = 'configs/upernet_dat_digits.py'
 @pytest.mark.slow
 def test_trains_and_evaluates(digits, tmp_path):
     data = ['--data-root', f'{digits}/ade/']
-    log = tool(
-        'train.py',
+    # In two processes, where the SyncBN of UPerNet becomes batch norm.
+    log = run(
+        'tools/dist_train.sh',
         CONFIG,
+        2,
         '--work-dir',
         tmp_path,
         *data,
