@@ -21,7 +21,7 @@ from mmdat.engine.outputs import (
     save_label_maps,
     save_predictions,
 )
-from mmdat.engine.preflight import check_run
+from mmdat.engine.preflight import check_run, check_weights
 from mmdat.engine.tta import enable_tta
 from mmdat.utils.errors import one_sentence_errors
 
@@ -90,6 +90,7 @@ def main() -> None:
             save_label_maps(cfg, args.out)
         prepare_launch(cfg, args.launcher)
         runner = Runner.from_cfg(cfg)
+        check_weights(runner)
         if args.out is not None and not label_maps:
             save_predictions(runner, args.out)
         runner.test()

@@ -18,7 +18,7 @@ from mmdat.engine.configuration import (
 )
 from mmdat.engine.data_files import set_data_root
 from mmdat.engine.distributed import prepare_launch
-from mmdat.engine.preflight import check_run
+from mmdat.engine.preflight import check_run, check_weights
 from mmdat.utils.errors import one_sentence_errors
 
 
@@ -78,7 +78,9 @@ def main() -> None:
         set_loader_defaults(cfg)
         check_run(cfg, ('train', 'val'))
         prepare_launch(cfg, args.launcher)
-        Runner.from_cfg(cfg).train()
+        runner = Runner.from_cfg(cfg)
+        check_weights(runner)
+        runner.train()
 
 
 if __name__ == '__main__':

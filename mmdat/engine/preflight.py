@@ -2,13 +2,16 @@
 """Checks before a run, so that what is wrong is said at once and clearly."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
 
+from ..checkpoints.fitting import check_fits
 from ..checkpoints.loading import load_checkpoint_file
+from ..checkpoints.released import unwrap
 from ..models import DAT
 from ..utils.errors import UserError
 from .data_files import check_data
@@ -27,8 +30,8 @@ def check_run(cfg: Config, splits: tuple[str, ...]) -> None:
     """
     for place, settings in _backbones('model', cfg.get('model')):
         _check_backbone(place, settings)
-    if cfg.get('load_from'):
-        _check_file('load_from', cfg.load_from)
+    if cfg.get('load_from') and '://' not in cfg.load_from:
+        load_checkpoint_file(cfg.load_from, 'meta')
     check_data(cfg, splits)
 
 
@@ -50,29 +53,56 @@ def _check_backbone(place: str, settings: dict) -> None:
     init_cfg = arguments.pop('init_cfg', None) or {}
     try:
         with torch.device('meta'):
-            DAT(**arguments)
+            backbone = DAT(**arguments)
     except (TypeError, ValueError) as error:
         text = str(error).removeprefix('DAT.__init__() ')
         raise UserError(f'{place} cannot be built: {text}') from error
     for entry in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         if entry.get('type') == 'Pretrained':
-            _check_file(f'{place}.init_cfg', entry.get('checkpoint'))
+            _check_pretrained(f'{place}.init_cfg', entry, backbone)
 
 
-def _check_file(place: str, filename: str | None) -> None:
-    """Reads a local checkpoint once, without its tensors if possible."""
+def _check_pretrained(place: str, entry: dict, backbone: DAT) -> None:
+    """Compares the weights that a backbone starts from with its own."""
+    filename = entry.get('checkpoint')
     if not filename:
         raise UserError(f'{place} names no checkpoint; add checkpoint=FILE.')
     if '://' in filename:
         return
     try:
-        load_checkpoint_file(filename, 'meta')
+        checkpoint = load_checkpoint_file(filename, 'meta')
+        prefix = entry.get('prefix')
+        if prefix:
+            start = prefix.rstrip('.') + '.'
+            checkpoint = {
+                name[len(start) :]: value
+                for name, value in unwrap(checkpoint).items()
+                if name.startswith(start)
+            }
+        check_fits(filename, checkpoint, backbone)
     except UserError as error:
         raise UserError(f'{place}: {error}') from error
 
 
-def check_file_is_readable(filename: str) -> None:
-    """Raises UserError unless the parent folder of an output can exist."""
-    parent = Path(filename).absolute().parent
-    if parent.exists() and not parent.is_dir():
-        raise UserError(f'{parent} must be a folder to hold {filename}.')
+def check_weights(runner: Runner) -> None:
+    """Compares the checkpoint a runner will load with its model.
+
+    A test and a resumed training need every weight; a training that starts
+    from ``load_from`` needs those of the backbone, as heads may differ.
+
+    Raises:
+        UserError: Parameters would keep their initial, random values.
+    """
+    filename = runner._load_from
+    if filename is None or '://' in filename:
+        return
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    fresh = runner._train_loop is not None and not runner._resume
+    checkpoint = load_checkpoint_file(filename, 'cpu')
+    misfit = check_fits(
+        filename, checkpoint, model, 'backbone.' if fresh else ''
+    )
+    if misfit.unexpected:
+        runner.logger.warning(f'{filename} and the model: {misfit}.')

@@ -1,0 +1,94 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+import golden_rule
+import pytest
+import torch
+from torch import nn
+
+from mmdat.checkpoints.fitting import Misfit, check_fits, load_and_compare
+from mmdat.models import DAT
+from mmdat.utils.errors import UserError
+
+
+def entries(keys, prefix=''):
+    """A released state dict of shapes only."""
+    return {
+        prefix + key: torch.empty(shape, device='meta')
+        for key, shape in golden_rule.key_shapes(f'keys-{keys}').items()
+    }
+
+
+def backbone(arch):
+    with torch.device('meta'):
+        return DAT(arch)
+
+
+class Detector(nn.Module):
+    def __init__(self, arch):
+        super().__init__()
+        self.backbone = backbone(arch)
+        self.bbox_head = nn.Module()
+        self.bbox_head.retina_cls = nn.Conv2d(4, 4, 1, device='meta')
+
+
+@pytest.mark.parametrize(
+    ('keys', 'arch'),
+    [
+        ('v1-dat_tiny', 'dat_t'),
+        ('v1-dat_base_384', 'dat_b_384'),
+        ('v1-dat_base', 'dat_b_384'),  # tables resized
+        ('pp-dat_small', 'dat_pp_s'),
+        ('det-dat_base', 'dat_pp_b'),
+    ],
+)
+@pytest.mark.parametrize('wrapper', [None, 'model', 'state_dict'])
+def test_released_files_fit_their_variant(keys, arch, wrapper):
+    file = entries(keys)
+    file = file if wrapper is None else {wrapper: file, 'epoch': 1}
+    assert load_and_compare(backbone(arch), file) == Misfit()
+
+
+@pytest.mark.parametrize(
+    ('keys', 'arch', 'message'),
+    [
+        (
+            'pp-dat_small',
+            'dat_pp_t',
+            r'x.pth is DAT-S\+\+ for classification at 224, the config '
+            r'builds DAT-T\+\+, .* of another shape \(patch_embed.conv1',
+        ),
+        ('v1-dat_tiny', 'dat_s', 'is DAT-T .* builds DAT-S.* missing'),
+        ('v1-dat_tiny', 'dat_pp_s', r'is DAT-T .* builds DAT-S\+\+'),
+        ('det-dat_tiny', 'dat_t', r'is DAT-T\+\+, .* builds DAT-T,'),
+    ],
+)
+def test_another_variant_is_refused_by_name(keys, arch, message):
+    with pytest.raises(UserError, match=message):
+        check_fits('x.pth', entries(keys), backbone(arch))
+
+
+def test_files_of_other_models_are_refused():
+    file = {'conv1.weight': torch.empty(3), 'fc.bias': torch.empty(1)}
+    with pytest.raises(UserError, match='x.pth .*neither DAT nor DAT'):
+        check_fits('x.pth', file, backbone('dat_t'))
+
+
+def test_heads_may_differ_where_only_the_backbone_counts():
+    model = Detector('dat_pp_t')
+    file = dict(state_dict=entries('det-dat_tiny', 'backbone.'))
+    file['state_dict']['bbox_head.retina_cls.weight'] = torch.empty(9, 4, 1, 1)
+    file['state_dict']['bbox_head.extra'] = torch.empty(9)
+    misfit = load_and_compare(model, file)
+    assert misfit == Misfit(
+        missing=('bbox_head.retina_cls.bias',),
+        unexpected=('bbox_head.extra',),
+        reshaped=('bbox_head.retina_cls.weight',),
+    )
+    check_fits('x.pth', file, model, 'backbone.')
+    with pytest.raises(UserError, match='1 entry is of another shape'):
+        check_fits('x.pth', file, model)
+
+
+def test_what_is_left_over_does_no_harm():
+    file = dict(entries('det-dat_tiny'), extra=torch.empty(1, device='meta'))
+    misfit = check_fits('x.pth', file, backbone('dat_pp_t'))
+    assert misfit.unexpected == ('extra',) and not misfit.is_fatal
