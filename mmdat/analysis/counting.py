@@ -1,0 +1,156 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Counting multiply-adds operator by operator, without computing anything."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+aten = torch.ops.aten
+
+# Multiply-adds of one bilinearly interpolated number: four neighbours.
+BILINEAR = 4
+
+_SAMPLERS = [
+    aten.grid_sampler_2d,
+    aten._grid_sampler_2d_cpu_fallback,
+    aten.cudnn_grid_sampler,
+]
+# The forms that F.scaled_dot_product_attention takes and torch's counter
+# does not know; the rest of them it knows or sees as matrix products.
+_FUSED_ATTENTION = [
+    aten._scaled_dot_product_flash_attention_for_cpu,
+    aten._scaled_dot_product_fused_attention_overrideable,
+]
+_PRODUCTS = ('bmm', 'baddbmm')
+
+
+@dataclass
+class ModuleCount:
+    """Multiply-adds in a module itself, its submodules left out.
+
+    Attributes:
+        products: Of attention, ``q k^T`` and ``weights v``, and other batched
+            matrix products of two activations.
+        sampling: Of bilinear sampling, by the channels of what is sampled.
+        layers: Of convolutions and linear layers.
+    """
+
+    products: int = 0
+    layers: int = 0
+    sampling: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.products + self.layers + sum(self.sampling.values())
+
+
+class _Root(nn.Module):
+    """Gives the counter a module to start from, whatever is run."""
+
+    def __init__(self, model: nn.Module, run: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.run = run
+
+    def forward(self, *inputs: Any) -> None:
+        """Runs."""
+        self.run(self.model, *inputs)
+
+
+def count(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    run: Callable[[nn.Module, torch.Tensor], Any] | None = None,
+    *,
+    fake: bool = True,
+) -> dict[str, ModuleCount]:
+    """Counts the multiply-adds of a model on an input of some shape.
+
+    Convolutions, linear layers, matrix products, fused attention and bilinear
+    sampling are counted; norms, activations, softmax, additions and
+    interpolation to another map size are not, as is usual. What is counted is
+    what runs, padding and masked pairs included.
+
+    Args:
+        model: The model, on the CPU; it is put into eval mode.
+        shape: Of the random input, e.g. (1, 3, 224, 224).
+        run: What to do with model and input; the model is called if None.
+        fake: Follow shapes alone, in a few seconds for any size. False does
+            the arithmetic, with the same result.
+
+    Returns:
+        For each module by its name, ``''`` the model itself, what it does
+        outside its submodules; modules that do nothing are left out.
+    """
+    sampling: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+
+    def innermost() -> str:
+        return max(counter.mod_tracker.parents - {'Global'}, key=len)
+
+    def sampler(x: Any, *_, out_shape: Any = None, **__) -> int:
+        operations = BILINEAR * prod(out_shape)
+        sampling[innermost()][x[1]] += operations
+        return 2 * operations
+
+    def attention(
+        q: Any, k: Any, v: Any, *_, out_shape: Any = None, **__
+    ) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    formulas = dict.fromkeys(_SAMPLERS, sampler)
+    formulas.update((op, attention) for op in _FUSED_ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    root = _Root(model, run or (lambda model, x: model(x))).eval()
+    with torch.no_grad():
+        if fake:
+            with FakeTensorMode(allow_non_fake_inputs=True), counter:
+                root(torch.empty(shape))
+        else:
+            x = torch.rand(shape)
+            with counter:
+                root(x)
+    return _own(counter.get_flop_counts(), sampling)
+
+
+def _own(
+    flops: dict[str, dict[Any, int]], sampling: dict[str, dict[int, int]]
+) -> dict[str, ModuleCount]:
+    """Takes from each module what its submodules did."""
+    flops.pop('Global', None)
+    own = {name: defaultdict(int, ops) for name, ops in flops.items()}
+    for name, ops in flops.items():
+        parent = name.rpartition('.')[0]
+        while parent and parent not in own:  # containers are never called
+            parent = parent.rpartition('.')[0]
+        for op, number in ops.items():
+            if parent:
+                own[parent][op] -= number
+    counts = {}
+    for name, ops in own.items():
+        products = sum(
+            number
+            for op, number in ops.items()
+            if op.__name__ in _PRODUCTS or 'attention' in op.__name__
+        )
+        samples = dict(sampling.get(name, {}))
+        layers = sum(ops.values()) - products - 2 * sum(samples.values())
+        # torch counts a multiply-add as two operations.
+        module = ModuleCount(products // 2, layers // 2, samples)
+        if module.total:
+            counts[name.removeprefix('_Root').removeprefix('.model')[1:]] = (
+                module
+            )
+    return counts
+
+
+def total(counts: dict[str, ModuleCount]) -> int:
+    """All multiply-adds of :func:`count`."""
+    return sum(module.total for module in counts.values())

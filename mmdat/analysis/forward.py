@@ -1,0 +1,103 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Sending random input through whole models, by shapes alone.
+
+What a detector does depends on how many proposals survive; to have a number
+that means something, the heads get as many as they may have at most.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from ..models import DAT
+from ..utils.errors import UserError
+
+# (H, W) at which the tables of papers are made.
+USUAL_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Builds the model of a config on the CPU, without reading weights.
+
+    Raises:
+        UserError: The config has no model, or one that cannot be built.
+    """
+    if cfg.get('model') is None:
+        raise UserError(
+            f'A config to count needs a model and {cfg.filename} has none; '
+            f'name one of the configs outside _base_.'
+        )
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    try:
+        return MODELS.build(cfg.model)
+    except (TypeError, ValueError, KeyError, ImportError) as error:
+        raise UserError(
+            f'The model of {cfg.filename} cannot be built: {error}'
+        ) from error
+
+
+def usual_shape(cfg: Config, model: nn.Module) -> tuple[int, int]:
+    """(H, W) at which models for this task are compared."""
+    if cfg.get('default_scope') in USUAL_SHAPES:
+        return USUAL_SHAPES[cfg.default_scope]
+    for module in model.modules():
+        if isinstance(module, DAT):
+            height, width = module.arch.stages[0].map_size
+            return 4 * height, 4 * width
+    return 224, 224
+
+
+def forward_whole(model: nn.Module, images: Tensor) -> Any:
+    """Does everything a test does but choosing and suppressing boxes.
+
+    Args:
+        model: Detector, segmentor, classifier or any other module.
+        images: Preprocessed images (B, 3, H, W).
+    """
+    if hasattr(model, 'rpn_head') and hasattr(model, 'roi_head'):
+        return _two_stage(model, images)
+    if hasattr(model, 'extract_feat') and hasattr(model, 'bbox_head'):
+        return model.bbox_head(model.extract_feat(images))
+    return model(images)
+
+
+def _two_stage(model: nn.Module, images: Tensor) -> None:
+    """RPN, box heads on all proposals, mask heads on all detections."""
+    features = model.extract_feat(images)
+    model.rpn_head(features)
+    heads = model.roi_head
+    proposals = images.new_zeros(model.test_cfg.rpn.max_per_img, 5)
+    detections = images.new_zeros(model.test_cfg.rcnn.max_per_img, 5)
+    cascade = isinstance(heads.bbox_head, nn.ModuleList)
+    stages = [(i,) for i in range(len(heads.bbox_head))] if cascade else [()]
+    with _regions_by_shape(heads):
+        for stage in stages:
+            heads._bbox_forward(*stage, features, proposals)
+            if heads.with_mask:
+                heads._mask_forward(*stage, features, detections)
+
+
+@contextmanager
+def _regions_by_shape(heads: nn.Module) -> Iterator[None]:
+    """Cuts regions without looking where: RoIAlign needs real numbers."""
+
+    def cut(extractor: nn.Module, features: Any, rois: Tensor, *_) -> Tensor:
+        size = extractor.roi_layers[0].output_size
+        return features[0].new_zeros(
+            len(rois), extractor.out_channels, *torch.Size(size)
+        )
+
+    extractors = [m for m in heads.modules() if hasattr(m, 'roi_layers')]
+    try:
+        for extractor in extractors:
+            extractor.forward = partial(cut, extractor)
+        yield
+    finally:
+        for extractor in extractors:
+            del extractor.forward
