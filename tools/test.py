@@ -14,7 +14,7 @@ from mmdat.engine.configuration import (
     set_work_dir,
 )
 from mmdat.engine.data_files import set_data_root
-from mmdat.engine.distributed import prepare_launch
+from mmdat.engine.distributed import end_launch, prepare_launch
 from mmdat.engine.outputs import (
     check_out,
     draw_predictions,
@@ -84,7 +84,7 @@ def main() -> None:
         if args.show or args.show_dir is not None:
             draw_predictions(cfg, args.show_dir, args.show, args.wait_time)
         if args.tta:
-            enable_tta(cfg)
+            enable_tta(cfg, drawing=args.show or args.show_dir is not None)
         label_maps = args.out is not None and cfg.default_scope == 'mmseg'
         if label_maps:
             save_label_maps(cfg, args.out)
@@ -94,6 +94,7 @@ def main() -> None:
         if args.out is not None and not label_maps:
             save_predictions(runner, args.out)
         runner.test()
+        end_launch()
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from mmdat.engine.configuration import (
     set_work_dir,
 )
 from mmdat.engine.data_files import set_data_root
-from mmdat.engine.distributed import prepare_launch
+from mmdat.engine.distributed import end_launch, prepare_launch
 from mmdat.engine.preflight import check_run, check_weights
 from mmdat.utils.errors import one_sentence_errors
 
@@ -81,6 +81,7 @@ def main() -> None:
         runner = Runner.from_cfg(cfg)
         check_weights(runner)
         runner.train()
+        end_launch()
 
 
 if __name__ == '__main__':

@@ -52,6 +52,17 @@ def prepare_launch(cfg: Config, launcher: str) -> None:
         )
 
 
+def end_launch() -> None:
+    """Waits for the other processes and takes the group apart.
+
+    Without it a process that ends early pulls its connections away from
+    under the ones that still work.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def _environment_of_slurm() -> None:
     """Tells torch what Slurm knows of this process."""
     first = subprocess.run(

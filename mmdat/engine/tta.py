@@ -6,10 +6,12 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ..utils.errors import UserError
+
 # How each package merges what it predicts for the augmented pictures.
 DEFAULT_TTA_MODELS: dict[str, dict[str, Any]] = {
     'mmdet': dict(
-        type='DetTTAModel',
+        type='InstanceTTAModel',
         tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
     ),
     'mmseg': dict(type='SegTTAModel'),
@@ -17,40 +19,51 @@ DEFAULT_TTA_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _flip_pipeline(cfg: Config) -> list[Any]:
-    """The test pipeline, with and without a horizontal flip at its end."""
-    dataset = cfg.test_dataloader.dataset
+def _innermost(dataset: Any) -> Any:
+    """The data set inside wrappers such as RepeatDataset."""
     while 'dataset' in dataset:
         dataset = dataset['dataset']
-    pipeline = deepcopy(dataset.pipeline)
-    pack = pipeline[-1]
-    if cfg.default_scope in ('mmdet', 'mmseg'):
-        keys = list(
-            pack.get('meta_keys')
-            or ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-        )
-        pack['meta_keys'] = tuple(
-            dict.fromkeys([*keys, 'flip', 'flip_direction'])
-        )
-    flips = [
-        dict(type='RandomFlip', prob=prob)
-        | ({} if cfg.default_scope == 'mmpretrain' else {})
-        for prob in (0.0, 1.0)
-    ]
-    return [
-        *pipeline[:-1],
-        dict(type='TestTimeAug', transforms=[flips, [pack]]),
-    ]
+    return dataset
 
 
-def enable_tta(cfg: Config) -> None:
-    """Tests with augmentation: as the config says, else with a flip."""
+def _flip_pipeline(cfg: Config) -> list[Any]:
+    """The test pipeline, without and with a horizontal flip at its end."""
+    *pipeline, pack = deepcopy(
+        _innermost(cfg.test_dataloader.dataset).pipeline
+    )
+    if cfg.default_scope == 'mmdet':
+        keys = pack.get('meta_keys') or (
+            'img_id',
+            'img_path',
+            'ori_shape',
+            'img_shape',
+            'scale_factor',
+        )
+        pack['meta_keys'] = (*keys, 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+    return [*pipeline, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def enable_tta(cfg: Config, drawing: bool = False) -> None:
+    """Tests with augmentation: as the config says, else with a flip.
+
+    Args:
+        cfg: The config to change.
+        drawing: Whether pictures are wanted as well.
+
+    Raises:
+        UserError: The config's package can not draw augmented pictures.
+    """
+    if drawing and cfg.default_scope == 'mmpretrain':
+        raise UserError(
+            'mmpretrain cannot draw pictures with test-time augmentation; '
+            'leave out --tta or --show-dir.'
+        )
+    if cfg.default_scope == 'mmdet':
+        from . import instance_tta  # noqa: F401, registers InstanceTTAModel
     if 'tta_pipeline' not in cfg:
         cfg.tta_pipeline = _flip_pipeline(cfg)
     if 'tta_model' not in cfg:
         cfg.tta_model = DEFAULT_TTA_MODELS[cfg.default_scope]
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    dataset.pipeline = cfg.tta_pipeline
+    _innermost(cfg.test_dataloader.dataset).pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

@@ -33,10 +33,13 @@ def test_trains_and_evaluates(digits, tmp_path):
         tmp_path / 'out.pkl',
         '--show-dir',
         tmp_path / 'pictures',
-        '--tta',
     )
     assert 'accuracy/top1' in log
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert len(predictions) == 10
     assert predictions[0]['pred_score'].shape == (10,)
     assert list((tmp_path / 'pictures').rglob('*.*g'))
+    test = ['test.py', CONFIG, tmp_path / 'epoch_1.pth', *data, '--tta']
+    assert 'accuracy/top1' in tool(*test, '--work-dir', tmp_path / 'tta')
+    said = tool(*test, '--show-dir', tmp_path, ok=False)
+    assert 'mmpretrain cannot draw' in said.splitlines()[-1]

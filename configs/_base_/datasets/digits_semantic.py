@@ -42,7 +42,11 @@ train_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
     dataset=dict(
-        data_root=data_root, metainfo=metainfo, pipeline=train_pipeline
+        type='BaseSegDataset',
+        data_root=data_root,
+        metainfo=metainfo,
+        reduce_zero_label=True,
+        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
@@ -50,7 +54,11 @@ val_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
     dataset=dict(
-        data_root=data_root, metainfo=metainfo, pipeline=test_pipeline
+        type='BaseSegDataset',
+        data_root=data_root,
+        metainfo=metainfo,
+        reduce_zero_label=True,
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
