@@ -2,12 +2,11 @@
 """Evaluates a checkpoint on a config's test data."""
 
 import argparse
-import os
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import common_parser, parse
 from mmdat.engine.configuration import (
     load_config,
     set_loader_defaults,
@@ -28,11 +27,8 @@ from mmdat.utils.errors import one_sentence_errors
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser = common_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='folder of logs and metrics')
-    parser.add_argument('--data-root', help='where the data set lies')
     parser.add_argument(
         '--out',
         help='save predictions: a .pkl file for detection and '
@@ -48,22 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings to override, key=value; lists as key="[a,b]"',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes',
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse(parser)
 
 
 def main() -> None:

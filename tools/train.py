@@ -2,12 +2,11 @@
 """Trains a detector, segmentor or classifier."""
 
 import argparse
-import os
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import common_parser, parse
 from mmdat.engine.configuration import (
     enable_amp,
     enable_auto_scale_lr,
@@ -24,10 +23,7 @@ from mmdat.utils.errors import one_sentence_errors
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
-    parser.add_argument('--data-root', help='where the data set lies')
+    parser = common_parser(__doc__)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -43,22 +39,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='scale the learning rate to the total batch size',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings to override, key=value; lists as key="[a,b]"',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes',
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse(parser)
 
 
 def main() -> None:

@@ -1,0 +1,42 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""The arguments that all commands which run a config have in common."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+
+def common_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with config, folders, overrides and launcher."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder of logs and results')
+    parser.add_argument('--data-root', help='where the data set lies')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings to override, key=value; lists as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes',
+    )
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        help='set by older launchers',
+    )
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Reads the command line, and tells mmengine which process this is."""
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
