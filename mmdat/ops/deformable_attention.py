@@ -3,12 +3,13 @@
 
 from torch import Tensor
 
-from .backends import chunked, reference
+from .backends import chunked, reference, separable
 from .dispatch import Backend, choose
 from .position_bias import PositionBias
 from .precision import autocast_off
 
 BACKENDS = (
+    Backend('separable', separable.deformable_attention, separable.declines),
     Backend('chunked', chunked.deformable_attention),
     Backend('reference', reference.deformable_attention),
 )
@@ -36,7 +37,8 @@ def deformable_attention(
         bias: A bias of :mod:`mmdat.ops.position_bias`, or None.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'chunked'``, ``'reference'``, or None to choose.
+        backend: ``'separable'``, ``'chunked'``, ``'reference'``, or None to
+            choose.
 
     Returns:
         Tensor (B, H, W, heads, d).

@@ -75,7 +75,8 @@ def join_slices(grads: Tensor, slices: TableSlices, table: Tensor) -> Tensor:
     padded = grads.new_zeros(heads, slices.rows, width + 2 * length)
     for i in range(length):
         padded[:, :, i : i + slices.starts] += grads[..., i]
-    return padded[:, 1 : height + 1, length : length + width]
+    inner = padded[:, 1 : height + 1, length : length + width]
+    return inner.contiguous()
 
 
 def _cells(query: Tensor, points: Tensor, side: int) -> Tensor:
@@ -84,7 +85,7 @@ def _cells(query: Tensor, points: Tensor, side: int) -> Tensor:
 
 
 class KeyBlock:
-    """The bias of a block of keys on a tile of query columns.
+    """The bias of a block of keys on a tile of queries.
 
     `P` counts pairs of image and head group, whose tables may differ.
 
@@ -93,7 +94,8 @@ class KeyBlock:
         slices: Its table in slices.
         points_yx: Positions (n, P, 2) of the keys.
         groups: Head group of each pair (P,).
-        columns: Columns of the query map that make up the tile.
+        rows: Rows of the query map that make up the tile.
+        columns: Its columns.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class KeyBlock:
         slices: TableSlices,
         points_yx: Tensor,
         groups: Tensor,
+        rows: slice,
         columns: slice,
     ) -> None:
         height, width = bias.table.shape[1:]
@@ -111,8 +114,8 @@ class KeyBlock:
         self.keys, self.pairs = points_yx.shape[:2]
         self.heads = slices.values.shape[1] // length
         # A clamped position reads zeros only. NaN is kept in the weights.
-        y = _cells(bias.query_y, points_yx[..., 0], height)
-        y = y.permute(2, 0, 1)  # H, n, P
+        y = _cells(bias.query_y[rows], points_yx[..., 0], height)
+        y = y.permute(2, 0, 1)  # rows, n, P
         top = y.floor().clamp_(-1, height)
         weight = (y - top).clamp_(0, 1)
         self.weights = torch.stack([1 - weight, weight], -1)
@@ -122,12 +125,18 @@ class KeyBlock:
         top += groups * slices.rows
         start = left.long().clamp_(-length, width) + length
         upper = top * slices.starts + start
-        # The two slices to mix for each row, key and pair, (H, n, P, 2).
+        # The two slices to mix for each row, key and pair, (rows, n, P, 2).
         self.index = torch.stack([upper, upper + slices.starts], -1)
-        steps = torch.arange(length, dtype=x.dtype, device=x.device)
-        # Distance of each query of the tile from each column of the slice.
-        self.distance = (x - left[..., None])[..., None, :] - steps[:, None]
-        self.hats = (1 - self.distance.abs()).clamp_(min=0).flatten(0, 1)
+        # Where in its slice each query of the tile reads, (n, P, columns).
+        self.place = x - left[..., None]
+        hats = self._distance().abs_().neg_().add_(1).clamp_(min=0)
+        self.hats = hats.flatten(0, 1)
+
+    def _distance(self) -> Tensor:
+        """Of queries from columns of the slice, (n, P, length, columns)."""
+        length, place = self.slices.length, self.place
+        steps = torch.arange(length, dtype=place.dtype, device=place.device)
+        return place[..., None, :] - steps[:, None]
 
     def mixed_rows(self, rows: slice) -> Tensor:
         """The table's rows, mixed for some rows of queries.
@@ -181,8 +190,9 @@ class KeyBlock:
     def points_grad(self) -> Tensor:
         """Gradient of the positions, (n, P, 2)."""
         height, width = self.table_size
-        below = (self.distance >= -1) & (self.distance < 0)
-        above = (self.distance >= 0) & (self.distance < 1)
+        distance = self._distance()
+        below = (distance >= -1) & (distance < 0)
+        above = (distance >= 0) & (distance < 1)
         slope = below.to(self.hats.dtype) - above.to(self.hats.dtype)
         x = (self.hats_grad.view_as(slope) * slope).sum((-1, -2))
         y = self.weight_grad.sum(0)
