@@ -249,7 +249,7 @@ def _with_level(q: Tensor, level: Tensor) -> Tensor:
 
 
 def _add(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, for batches of matrices."""
+    """Adds a @ b to `total`, for batches of matrices."""
     torch.baddbmm(total, a, b, out=total)
 
 
