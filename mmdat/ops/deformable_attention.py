@@ -4,7 +4,7 @@
 from torch import Tensor
 
 from .backends import chunked, reference, separable
-from .dispatch import Backend, choose
+from .dispatch import Backend, choose, reasons
 from .position_bias import PositionBias
 from .precision import autocast_off
 
@@ -24,7 +24,8 @@ def deformable_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
-) -> Tensor:
+    explain: bool = False,
+) -> Tensor | dict[str, str | None]:
     """Attention of a map of queries on a few shared, sampled keys.
 
     ``softmax(scale q k^T + bias) v`` (DAT, eq. 5 to 8). The position bias is
@@ -39,6 +40,7 @@ def deformable_attention(
         dropout: Probability of dropping an attention weight.
         backend: ``'separable'``, ``'chunked'``, ``'reference'``, or None to
             choose.
+        explain: Return the reasons why each backend declines instead.
 
     Returns:
         Tensor (B, H, W, heads, d).
@@ -50,6 +52,8 @@ def deformable_attention(
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     args = q, k, v, bias, scale, dropout
+    if explain:
+        return reasons('deformable_attention', BACKENDS, *args)
     run = choose('deformable_attention', BACKENDS, backend, *args)
     with autocast_off(q):
         out = run(*args)  # B, heads, H W, d

@@ -4,7 +4,7 @@
 from torch import Tensor
 
 from .backends import reference, tiled
-from .dispatch import Backend, choose
+from .dispatch import Backend, choose, reasons
 from .precision import autocast_off
 
 BACKENDS = (
@@ -23,7 +23,8 @@ def neighborhood_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
-) -> Tensor:
+    explain: bool = False,
+) -> Tensor | dict[str, str | None]:
     """Attention of each position on the K x K positions around it.
 
     At a border the neighbourhood moves inside the map: query i of n sees the
@@ -39,6 +40,7 @@ def neighborhood_attention(
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
         backend: ``'tiled'``, ``'reference'``, or None to choose.
+        explain: Return the reasons why each backend declines instead.
 
     Returns:
         Tensor (B, H, W, heads, d).
@@ -54,6 +56,8 @@ def neighborhood_attention(
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     args = q, k, v, bias_table, kernel_size, scale, dropout
+    if explain:
+        return reasons('neighborhood_attention', BACKENDS, *args)
     run = choose('neighborhood_attention', BACKENDS, backend, *args)
     with autocast_off(q):
         return run(*args)

@@ -31,6 +31,9 @@ BLOCK_KEYS = 256
 # Keys whose scores give the level that is taken from all scores.
 FIRST_KEYS = 16
 LOG_2 = math.log(2)
+# Below, the work that does not grow with the pairs weighs more; by whether
+# gradients are wanted, as the backward pass gains sooner.
+LEAST_PAIRS = {False: 2**20, True: 2**18}
 
 
 class Tile(NamedTuple):
@@ -79,7 +82,7 @@ def make_plan(
     room = max(BLOCK_SCORES // (heads * columns * block_keys), 1)
     tile_pairs = 1
     if block_keys == keys and room > height:
-        tile_pairs = _even(pairs, min(room // height, -(-pairs // threads)))
+        tile_pairs = _even(-(-pairs // threads), room // height)
     return Plan(tile_pairs, columns, block_keys, _even(height, room))
 
 
@@ -504,6 +507,22 @@ def declines(
         return f'it reads bias tables only; got {type(bias).__name__}.'
     if dropout:
         return f'it drops no attention weights; got dropout={dropout}.'
+    return None
+
+
+def yields(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: PositionBias | None,
+    scale: float,
+    dropout: float,
+) -> str | None:
+    """Why reading the table pair by pair is faster, or None."""
+    pairs = q.shape[2] * k.shape[2]
+    least = LEAST_PAIRS[torch.is_grad_enabled()]
+    if pairs < least:
+        return f'it pays from {least} pairs of query and key on; got {pairs}.'
     return None
 
 

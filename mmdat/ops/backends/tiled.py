@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..windows import WindowLayout
+
 
 class Run(NamedTuple):
     """Consecutive tiles along one axis that see their keys alike.
@@ -142,14 +144,10 @@ def neighborhood_attention(
     return torch.cat(bands, dim=1)[:, :height, :width]
 
 
-def _parts(
-    window_size: int, shift: int, cut: bool, device: torch.device
-) -> Tensor:
-    """Which side of the map each row of a window is from, (w,)."""
-    part = torch.zeros(window_size, dtype=torch.long, device=device)
-    if cut:
-        part[window_size - shift :] = 1
-    return part
+def _sides(layout: WindowLayout, seam: bool, like: Tensor) -> Tensor:
+    """Which end of the map each row of a window is from, (w,)."""
+    index = torch.arange(layout.size, device=like.device)
+    return (index >= layout.size - layout.shift).long() * seam
 
 
 def window_attention(
@@ -157,45 +155,28 @@ def window_attention(
     k: Tensor,
     v: Tensor,
     bias: Tensor,
-    window_size: int,
-    shift: int,
+    layout: WindowLayout,
     scale: float,
     dropout: float,
 ) -> Tensor:
     """See :func:`mmdat.ops.window_attention`."""
-    batch, height, width = q.shape[:3]
-    size = window_size
-    rows, columns = height // size, width // size
     bias = bias.to(q.dtype)[None]
-    if shift:
-        q, k, v = (x.roll((-shift, -shift), (1, 2)) for x in (q, k, v))
-        # Only the last row and column of windows hold pixels from two sides.
-        spans_y = [(0, rows - 1, False), (rows - 1, 1, True)]
-        spans_x = [(0, columns - 1, False), (columns - 1, 1, True)]
-    else:
-        spans_y, spans_x = [(0, rows, False)], [(0, columns, False)]
-
-    bands = []
-    for y0, ny, cut_y in spans_y:
-        band = []
-        for x0, nx, cut_x in spans_x:
-            if not ny * nx:
-                continue
-            where = (y0 * size, ny, size), (x0 * size, nx, size)
-            mask = bias
-            if cut_y or cut_x:
-                part_y = _parts(size, shift, cut_y, q.device)
-                part_x = _parts(size, shift, cut_x, q.device)
-                part = (part_y[:, None] + 2 * part_x).flatten()
-                mask = bias.masked_fill(part[:, None] != part, float('-inf'))
-            out = F.scaled_dot_product_attention(
-                *(_cut(x, *where, size) for x in (q, k, v)),
-                attn_mask=mask,
-                dropout_p=dropout,
-                scale=scale,
-            )
-            band.append(_join(out, batch, ny, nx, size))
-        if band:
-            bands.append(torch.cat(band, dim=2))
-    out = torch.cat(bands, dim=1)
-    return out.roll((shift, shift), (1, 2)) if shift else out
+    outs = []
+    for part in layout.parts():
+        mask = bias
+        if part.seam_y or part.seam_x:
+            side_y = _sides(layout, part.seam_y, q)
+            side_x = _sides(layout, part.seam_x, q)
+            side = (side_y[:, None] + 2 * side_x).flatten()
+            mask = bias.masked_fill(side[:, None] != side, float('-inf'))
+        out = F.scaled_dot_product_attention(
+            *(
+                x[part.windows].flatten(0, 1).transpose(1, 2)
+                for x in (q, k, v)
+            ),
+            attn_mask=mask,
+            dropout_p=dropout,
+            scale=scale,
+        )
+        outs.append(out.transpose(1, 2))  # n B, w w, heads, d
+    return (outs[0] if len(outs) == 1 else torch.cat(outs)).view(q.shape)
