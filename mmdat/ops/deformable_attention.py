@@ -9,7 +9,12 @@ from .position_bias import PositionBias
 from .precision import autocast_off
 
 BACKENDS = (
-    Backend('separable', separable.deformable_attention, separable.declines),
+    Backend(
+        'separable',
+        separable.deformable_attention,
+        separable.declines,
+        separable.yields,
+    ),
     Backend('chunked', chunked.deformable_attention),
     Backend('reference', reference.deformable_attention),
 )
