@@ -14,19 +14,15 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from mmdat.analysis.benchmark.attention import OPS, check_op
 from mmdat.analysis.benchmark.backbones import (
     check_backbone,
     load_factory,
-    why_missing,
 )
 from mmdat.analysis.benchmark.cases import (
     MODES,
-    Case,
     Conditions,
-    Measurement,
     Subject,
 )
 from mmdat.analysis.benchmark.memory import available_memory
@@ -34,6 +30,7 @@ from mmdat.analysis.benchmark.plan import (
     PRESETS,
     Group,
     add_foreign,
+    also_compiled,
     attention_groups,
     backbone_groups,
     keep,
@@ -41,18 +38,13 @@ from mmdat.analysis.benchmark.plan import (
 )
 from mmdat.analysis.benchmark.plot import plot
 from mmdat.analysis.benchmark.ratios import Baseline, parse_baseline
-from mmdat.analysis.benchmark.rows import (
-    Row,
-    baseline_names,
-    make_rows,
-    write_csv,
-)
-from mmdat.analysis.benchmark.session import Rules, measure
+from mmdat.analysis.benchmark.rows import baseline_names
+from mmdat.analysis.benchmark.run import run
+from mmdat.analysis.benchmark.session import Rules
 from mmdat.analysis.benchmark.tables import (
     NOTE,
     conditions_line,
     markdown,
-    screen_table,
 )
 from mmdat.models.dat import BACKEND_NAMES
 from mmdat.utils.errors import UserError, one_sentence_errors
@@ -122,10 +114,9 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         '--baseline',
         nargs='+',
-        default=BASELINES,
         help='whom to compare with: NAME; @BACKEND, the same backbone with '
-        'that backend; or OF=NAME, for one backbone only; default: '
-        f'{" ".join(BASELINES)}',
+        'that backend, @auto with the one chosen; or OF=NAME, for one '
+        f'backbone only; default: {" ".join(BASELINES)}, with --compile @auto',
     )
     how = parser.add_argument_group('how')
     how.add_argument('--device', help='default: cpu, cuda for --preset gpu')
@@ -134,7 +125,11 @@ def parse_args() -> argparse.Namespace:
         choices=['bf16', 'fp16', 'off'],
         help='autocast; default: off, bf16 for --preset gpu',
     )
-    how.add_argument('--compile', action='store_true', help='torch.compile')
+    how.add_argument(
+        '--compile',
+        action='store_true',
+        help='measure everything also through torch.compile',
+    )
     how.add_argument('--threads', type=int, help='threads on the CPU')
     how.add_argument(
         '--rounds', type=int, default=5, help='timed rounds; default: 5'
@@ -206,7 +201,6 @@ def read_conditions(args: argparse.Namespace) -> Conditions:
     return Conditions(
         device=device,
         amp=None if amp == 'off' else amp,
-        compile=args.compile,
         threads=args.threads,
         memory_limit=None if limit is None else int(limit),
     )
@@ -240,6 +234,12 @@ def read_plan(
             preset(args.preset), names, shapes, args.batch, args.modes
         )
     elif args.ops is not None:
+        for name in ('backbones', 'shapes'):
+            if getattr(args, name):
+                raise UserError(
+                    f'--ops has sizes of its own and no backbones; leave out '
+                    f'--{name}, or --ops.'
+                )
         options = dict(modes=args.modes, backends=backends)
         options = {k: v for k, v in options.items() if v}
         batch = (args.batch or [1])[0]
@@ -252,50 +252,8 @@ def read_plan(
             args.modes or ['inference'],
             backends or [None],
         )
-    return add_foreign(groups, foreign, baselines)
-
-
-def run(
-    groups: list[Group],
-    conditions: Conditions,
-    baselines: list[Baseline],
-    rules: Rules,
-    console: Console,
-) -> list[Row]:
-    """Measures, and shows and writes each table as soon as it is there."""
-    rows: list[Row] = []
-    total = sum(len(g.subjects) for g in groups) * (rules.rounds + 1)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True
-    ) as progress:
-        task = progress.add_task('', total=total)
-        for group in groups:
-            missing = [
-                Measurement(
-                    Case(subject, group.setting, conditions),
-                    f'skipped: {reason}',
-                )
-                for subject in group.subjects
-                if (reason := why_missing(subject)) is not None
-            ]
-            progress.advance(task, len(missing) * (rules.rounds + 1))
-            cases = [
-                Case(subject, group.setting, conditions)
-                for subject in group.subjects
-                if why_missing(subject) is None
-            ]
-
-            def tick(label: str) -> None:
-                progress.update(task, advance=1, description=label)
-
-            measured = measure(cases, rules, tick) + missing
-            added = make_rows(measured, conditions, baselines)
-            rows += added
-            write_csv(rows, rules.log.parent / 'benchmark.csv')
-            names = baseline_names(baselines)
-            console.print(screen_table(added, names), end='\n\n')
-    return rows
+    groups = add_foreign(groups, foreign, baselines)
+    return also_compiled(groups) if args.compile else groups
 
 
 def main() -> None:
@@ -304,7 +262,8 @@ def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     with one_sentence_errors('benchmark'):
         conditions = read_conditions(args)
-        baselines = [parse_baseline(text) for text in args.baseline]
+        usual = ['@auto'] if args.compile else BASELINES
+        baselines = [parse_baseline(b) for b in args.baseline or usual]
         groups = read_plan(args, baselines)
         if not groups:
             raise UserError(
@@ -314,7 +273,11 @@ def main() -> None:
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
         rules = Rules(args.rounds, args.timeout, out / 'workers.log')
-        rows = run(groups, conditions, baselines, rules, console)
+        try:
+            rows = run(groups, conditions, baselines, rules, console)
+        except KeyboardInterrupt:
+            console.print(f'Interrupted; finished tables are in {out}.')
+            sys.exit(130)
     console.print(f'{conditions_line(rows[0])}\n{NOTE}')
     files = [out / 'benchmark.csv']
     if plot(rows, out / 'benchmark.png'):

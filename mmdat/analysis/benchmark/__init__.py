@@ -6,5 +6,6 @@ From the question to the answer: ``cases.py`` says what one case is,
 build them, ``step.py`` is what is timed, ``memory.py`` what is weighed,
 ``worker.py`` does both in a process of its own, ``session.py`` has the
 workers take turns, ``ratios.py`` pairs their times, and ``conditions.py``,
-``rows.py``, ``tables.py`` and ``plot.py`` write it down.
+``rows.py``, ``tables.py`` and ``plot.py`` write it down. ``run.py`` does all
+of it.
 """

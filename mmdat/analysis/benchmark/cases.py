@@ -14,16 +14,19 @@ class Subject:
         name: Of a backbone, peer, attention or foreign model.
         backend: Attention backend to insist on, None to let mmdat choose.
         factory: ``path/to/file.py:function`` that builds a foreign model.
+        compiled: Whether it goes through ``torch.compile``.
     """
 
     name: str
     backend: str | None = None
     factory: str | None = None
+    compiled: bool = False
 
     @property
     def label(self) -> str:
-        """How it is called in tables, ``name`` or ``name@backend``."""
-        return f'{self.name}@{self.backend}' if self.backend else self.name
+        """How it is called in tables, ``name@backend+compile``."""
+        backend = f'@{self.backend}' if self.backend else ''
+        return self.name + backend + '+compile' * self.compiled
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,6 @@ class Conditions:
     Attributes:
         device: ``'cpu'``, ``'cuda'``, ...
         amp: ``'bf16'`` or ``'fp16'`` for autocast, None for float32.
-        compile: Whether models go through ``torch.compile``.
         threads: Threads of one case on the CPU, None for torch's choice.
         min_seconds: A case shorter than this is repeated within a round.
         memory_limit: Bytes a case may take beyond its weights on the CPU,
@@ -113,7 +115,6 @@ class Conditions:
 
     device: str = 'cpu'
     amp: str | None = None
-    compile: bool = False
     threads: int | None = None
     min_seconds: float = 0.2
     memory_limit: int | None = None

@@ -37,5 +37,4 @@ def describe(conditions: Conditions) -> dict[str, str | int]:
         threads=conditions.threads or torch.get_num_threads(),
         device=name,
         dtype=conditions.dtype,
-        compiled=conditions.compile,
     )

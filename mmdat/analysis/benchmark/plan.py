@@ -130,6 +130,21 @@ def keep(
     return kept
 
 
+def also_compiled(groups: Iterable[Group]) -> list[Group]:
+    """Adds every subject once more, through ``torch.compile``."""
+    return [
+        replace(
+            group,
+            subjects=tuple(
+                replace(subject, compiled=compiled)
+                for subject in group.subjects
+                for compiled in (False, True)
+            ),
+        )
+        for group in groups
+    ]
+
+
 def add_foreign(
     groups: Iterable[Group],
     foreign: Sequence[Subject],

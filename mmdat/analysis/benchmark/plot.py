@@ -25,12 +25,17 @@ def plot(rows: Sequence[Row], file: Path) -> bool:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     rows = [r for r in rows if r['kind'] == 'backbone' and r['status'] == 'ok']
     modes = list(dict.fromkeys(row['mode'] for row in rows))
     if not modes:
         return False
     subjects = list(dict.fromkeys(row['subject'] for row in rows))
+    ticks = {
+        _pixels(row): f'{row["batch"]}x3x\n{row["height"]}x{row["width"]}'
+        for row in rows
+    }
     figure = Figure((10, 0.6 + 3.6 * len(modes)), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(modes), 2, squeeze=False, sharex=True)
@@ -52,10 +57,15 @@ def plot(rows: Sequence[Row], file: Path) -> bool:
                     label=subject,
                 )
             ax.set(xscale='log', yscale='log', title=f'{mode}: {label}')
-            ax.grid(which='both', alpha=0.25)
-            ax.set_ylabel(label)
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter('{x:g}')
+            ax.yaxis.set_minor_formatter(NullFormatter())
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set_xticks(list(ticks), list(ticks.values()))
+            ax.tick_params(axis='x', labelsize='small')
+            ax.grid(alpha=0.3)
     for ax in axes[-1]:
-        ax.set_xlabel('pixels of the batch, B x H x W')
+        ax.set_xlabel('input, spaced by pixels')
     axes[0, 0].legend()
     figure.suptitle(conditions_line(rows[0]), fontsize='small')
     figure.savefig(file, dpi=120)

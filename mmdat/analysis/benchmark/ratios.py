@@ -15,7 +15,7 @@ class Baseline:
 
     Attributes:
         name: Label of a subject; or ``@backend``, the same subject with this
-            backend.
+            backend, not compiled; ``@auto`` is the backend mmdat chooses.
         of: Name of the subjects to be compared with it, None for all.
     """
 
@@ -28,7 +28,7 @@ class Baseline:
         if self.of not in (None, subject.name):
             return None
         if self.name.startswith('@'):
-            return subject.name + self.name
+            return subject.name + self.name.removesuffix('@auto')
         return self.name
 
 

@@ -35,6 +35,7 @@ def make_rows(
             subject=subject.label,
             name=subject.name,
             backend=subject.backend or 'auto',
+            compiled=subject.compiled,
             kind='attention' if setting.attention else 'backbone',
             mode=setting.mode,
             batch=setting.batch,

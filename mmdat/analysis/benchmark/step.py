@@ -53,7 +53,7 @@ def build_step(case: Case) -> Step:
         inputs = (torch.randn(shape).to(conditions.device),)
         leaves = tuple(model.parameters())
         parameters = sum(p.numel() for p in leaves)
-    if conditions.compile:
+    if case.subject.compiled:
         forward = torch.compile(forward)
     run = _training if training else _inference
     precision = _precision(conditions)

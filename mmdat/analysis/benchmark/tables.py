@@ -70,7 +70,7 @@ def screen_table(rows: Sequence[Row], baselines: Sequence[str]) -> Table:
         table.add_column(
             head.replace(' ', '\n').replace('\n/', ' /'),
             justify='left' if head in ('subject', 'remark') else 'right',
-            no_wrap=head != 'remark',
+            no_wrap=True,
         )
     for line in lines:
         table.add_row(*line)
@@ -79,11 +79,10 @@ def screen_table(rows: Sequence[Row], baselines: Sequence[str]) -> Table:
 
 def conditions_line(row: Row) -> str:
     """What all rows have in common, in a sentence."""
-    compiled = ', torch.compile' if row['compiled'] else ''
     return (
         f'{row["machine"]}, {row["threads"]} threads, {row["device"]}, '
-        f'{row["dtype"]}{compiled}, torch {row["torch"]}, '
-        f'mmdat {row["mmdat"]}, {row["date"]}'
+        f'{row["dtype"]}, torch {row["torch"]}, mmdat {row["mmdat"]}, '
+        f'{row["date"]}'
     )
 
 

@@ -77,10 +77,14 @@ def _prepare(case: Case) -> tuple[Callable[[], float], dict]:
     step = build_step(case)
     if on_cpu and conditions.memory_limit is not None:
         limit_memory(conditions.memory_limit)
-    if conditions.compile:
+    if case.subject.compiled:
         step.run()
+    start = perf_counter()
     memory, source = peak_memory(step.run, conditions.device)
-    repetitions = _repetitions(step.run, conditions)
+    repetitions = 1
+    # The first pass is slow. Where it was slow beyond doubt, do with it.
+    if perf_counter() - start < 10 * conditions.min_seconds:
+        repetitions = _repetitions(step.run, conditions)
 
     def run() -> float:
         if on_cpu:
@@ -107,7 +111,7 @@ def _repetitions(run: Callable[[], None], conditions: Conditions) -> int:
     """How often to run within a round, for a clock to be exact."""
     seconds = timed(run, conditions.device, 1)
     repetitions = math.ceil(conditions.min_seconds / max(seconds, 1e-9))
-    return min(repetitions, MAX_REPETITIONS)
+    return min(max(repetitions, 1), MAX_REPETITIONS)
 
 
 def timed(run: Callable[[], None], device: str, repetitions: int) -> float:
