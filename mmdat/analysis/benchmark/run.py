@@ -79,5 +79,6 @@ def _show(table: Table, console: Console) -> None:
     options = console.options.update(max_width=1000)
     full = Width.get(console, options, table).maximum
     console.width = max(full, width)
-    console.print(table, end='\n\n')
+    console.print(table)
+    console.print()
     console.width = width

@@ -47,8 +47,8 @@ def build_step(case: Case) -> Step:
         if training:
             leaves = inputs = tuple(x.requires_grad_() for x in inputs)
     else:
-        model = build_backbone(case.subject).to(conditions.device)
-        forward = model.train(training)
+        model = forward = build_backbone(case.subject)
+        model.to(conditions.device).train(training)
         shape = (setting.batch, 3, setting.height, setting.width)
         inputs = (torch.randn(shape).to(conditions.device),)
         leaves = tuple(model.parameters())
