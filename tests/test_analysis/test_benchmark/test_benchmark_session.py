@@ -1,0 +1,194 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Measuring in processes of their own; nothing here asks how fast."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from mmdat.analysis.benchmark import backbones
+from mmdat.analysis.benchmark.cases import (
+    Case,
+    Conditions,
+    Setting,
+    Subject,
+)
+from mmdat.analysis.benchmark.memory import CLEAR_REFS
+from mmdat.analysis.benchmark.plan import backbone_groups
+from mmdat.analysis.benchmark.run import run
+from mmdat.analysis.benchmark.session import Rules, Worker, measure
+from mmdat.analysis.benchmark.worker import describe
+
+MODELS = """
+import os
+import signal
+import time
+
+import torch
+from torch import nn
+
+
+class Base(nn.Module):
+    passes = 0
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        torch.ones(150_000_000)  # 600 MB that are gone before the passes
+
+    def forward(self, x):
+        Base.passes += 1
+        return [self.conv(x), dict(more=self.conv(x))]
+
+
+class Allocates(Base):  # 300 MB
+    def forward(self, x):
+        torch.ones(75_000_000)
+        return super().forward(x)
+
+
+class NeedsTooMuch(Base):  # 4 GB, of which nothing is touched
+    def forward(self, x):
+        torch.empty(1_000_000_000)
+        return super().forward(x)
+
+
+class IsKilled(Base):
+    def forward(self, x):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fails(Base):
+    def forward(self, x):
+        if self.passes == 1:
+            raise ValueError('no second pass\\nmore')
+        return super().forward(x)
+
+
+class Hangs(Base):
+    def forward(self, x):
+        if self.passes == 1:
+            time.sleep(1000)
+        return super().forward(x)
+
+
+class Writes(Base):
+    def forward(self, x):
+        with open(TURNS, 'a') as file:
+            print(os.getpid(), self.training, torch.is_grad_enabled(),
+                  torch.get_num_threads(), self.conv(x).dtype, file=file)
+        return super().forward(x)
+"""
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Makes a case of a class above."""
+    file = tmp_path / 'models.py'
+    file.write_text(f'TURNS = {str(tmp_path / "turns")!r}\n{MODELS}')
+
+    def case(name, label=None, mode='inference', **conditions):
+        subject = Subject(label or name, factory=f'{file}:{name}')
+        conditions = Conditions(min_seconds=0, threads=1, **conditions)
+        return Case(subject, Setting(mode, 1, 16, 16), conditions)
+
+    return case
+
+
+def rules(tmp_path, rounds=1):
+    return Rules(rounds, None, tmp_path / 'log')
+
+
+@pytest.mark.slow
+def test_those_who_break_off_do_not_stop_the_others(models, tmp_path):
+    ours = np.ones(100_000_000)  # 800 MB of the parent
+    cases = [
+        models(name, memory_limit=2 * 10**9)
+        for name in ('NeedsTooMuch', 'IsKilled', 'Fails', 'Allocates')
+    ]
+    ticks = []
+    results = measure(cases, rules(tmp_path, rounds=2), ticks.append)
+    assert ours.all()
+    assert [result.status for result in results] == [
+        'out of memory',
+        'out of memory',
+        'failed: ValueError: no second pass',
+        'ok',
+    ]
+    assert [len(result.seconds) for result in results] == [0, 0, 0, 2]
+    assert results[-1].parameters == 4 * 3 * 9 + 4
+    assert len(ticks) == 4 * 3
+    assert 'no second pass' in (tmp_path / 'log').read_text()
+    if not os.access(CLEAR_REFS, os.W_OK):
+        assert results[-1].memory is None
+        assert results[-1].memory_source.startswith('not measured')
+        return
+    # The 300 MB of a pass, and not what parent and building took.
+    assert results[-1].memory_source == 'resident (VmHWM)'
+    assert 290e6 < results[-1].memory < 330e6
+
+
+def test_a_round_that_takes_too_long_is_given_up(models, tmp_path):
+    worker = Worker(models('Hangs'), rules(tmp_path))
+    try:
+        worker.prepare()
+        assert worker.works
+        worker.timeout = 0.5
+        worker.run()
+        assert worker.result.status == 'timed out after 0.5 s'
+        assert not worker.result.seconds
+    finally:
+        worker.close()
+
+
+@pytest.mark.slow
+def test_processes_take_turns(models, tmp_path):
+    cases = [models('Writes', 'a'), models('Writes', 'b', 'train', amp='bf16')]
+    results = measure(cases, rules(tmp_path, rounds=3), print)
+    assert [len(result.seconds) for result in results] == [3, 3]
+    lines = (tmp_path / 'turns').read_text().splitlines()
+    processes, *states = zip(*map(str.split, lines))
+    a, b = processes[0], processes[-1]
+    assert a != b and str(os.getpid()) not in processes
+    # each weighed once before the rounds, then one pass in each round
+    assert list(processes) == [a, b] * 4
+    # training, with gradients, threads, precision of the result
+    assert {*zip(*states)} == {
+        ('False', 'False', '1', 'torch.float32'),
+        ('True', 'True', '1', 'torch.bfloat16'),
+    }
+
+
+def test_missing_peers_are_reported_and_skipped(monkeypatch, tmp_path):
+    monkeypatch.setattr(backbones, 'find_spec', lambda name: None)
+    monkeypatch.setattr(
+        'mmdat.analysis.benchmark.session.Worker',
+        lambda *_: pytest.fail('a process was started'),
+    )
+    groups = backbone_groups(['swin_t', 'resnet50'], [(8, 8)])
+    screen = io.StringIO()
+    rows = run(groups, Conditions(), [], rules(tmp_path), Console(file=screen))
+    assert [row['status'] for row in rows] == [
+        'skipped: mmcv is not installed'
+    ] * 2
+    assert screen.getvalue().count('mmcv is not installed') == 2
+    assert (tmp_path / 'benchmark.csv').read_text().count('skipped') == 2
+
+
+@pytest.mark.parametrize(
+    ('error', 'status'),
+    [
+        (MemoryError(), 'out of memory'),
+        (torch.cuda.OutOfMemoryError('CUDA'), 'out of memory'),
+        (RuntimeError("x: can't allocate memory: 1 byte"), 'out of memory'),
+        (RuntimeError('std::bad_alloc'), 'out of memory'),
+        (ImportError('no x\ny'), 'skipped: no x'),
+        (RuntimeError('a memory\nb'), 'failed: RuntimeError: a memory'),
+        (ValueError(), 'failed: ValueError: '),
+    ],
+)
+def test_what_is_written_in_place_of_numbers(error, status):
+    assert describe(error) == status
