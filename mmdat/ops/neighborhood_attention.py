@@ -3,12 +3,12 @@
 
 from torch import Tensor
 
-from .backends import reference, tiled
+from .backends import reference, tiled_neighborhood
 from .dispatch import Backend, choose, reasons
 from .precision import autocast_off
 
 BACKENDS = (
-    Backend('tiled', tiled.neighborhood_attention),
+    Backend('tiled', tiled_neighborhood.neighborhood_attention),
     Backend('reference', reference.neighborhood_attention),
 )
 

@@ -4,13 +4,13 @@
 import torch
 from torch import Tensor
 
-from .backends import reference, tiled
+from .backends import reference, tiled_windows
 from .dispatch import Backend, choose, reasons
 from .precision import autocast_off
 from .windows import WindowLayout
 
 BACKENDS = (
-    Backend('tiled', tiled.window_attention),
+    Backend('tiled', tiled_windows.window_attention),
     Backend('reference', reference.window_attention),
 )
 
