@@ -3,12 +3,17 @@
 
 from torch import Tensor
 
-from .backends import chunked, reference
+from .backends import chunked, reference, triton_deformable
 from .dispatch import Backend, choose
 from .position_bias import PositionBias
 from .precision import autocast_off
 
 BACKENDS = (
+    Backend(
+        'triton',
+        triton_deformable.deformable_attention,
+        triton_deformable.declines,
+    ),
     Backend('chunked', chunked.deformable_attention),
     Backend('reference', reference.deformable_attention),
 )

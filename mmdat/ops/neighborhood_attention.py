@@ -3,11 +3,16 @@
 
 from torch import Tensor
 
-from .backends import reference, tiled
+from .backends import reference, tiled, triton_neighborhood
 from .dispatch import Backend, choose
 from .precision import autocast_off
 
 BACKENDS = (
+    Backend(
+        'triton',
+        triton_neighborhood.neighborhood_attention,
+        triton_neighborhood.declines,
+    ),
     Backend('tiled', tiled.neighborhood_attention),
     Backend('reference', reference.neighborhood_attention),
 )
