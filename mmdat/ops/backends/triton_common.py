@@ -36,6 +36,8 @@ def declines(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> str | None:
         return f'PyTorch 2.4 or newer is needed; this is {torch.__version__}.'
     if not INTERPRETED and not (q.is_cuda and torch.version.cuda):
         return f'Tensors must be on an NVIDIA GPU; got {q.device}.'
+    if q.is_cuda and torch.cuda.get_device_properties(q.device).major < 8:
+        return 'The GPU must be of compute capability 8.0 or higher.'
     if dropout > 0:
         return f'Attention weights cannot be dropped; got dropout={dropout}.'
     if not (q.dtype == k.dtype == v.dtype and q.dtype in DTYPES):
@@ -72,4 +74,6 @@ def float32_precision() -> str:
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager:
     """Launches in this context go to the GPU of `x`."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+    if x.is_cuda:
+        return torch.cuda.device(x.device)
+    return contextlib.nullcontext()

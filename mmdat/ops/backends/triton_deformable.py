@@ -20,15 +20,16 @@ from .triton_common import (
     widened,
 )
 
-# Queries and keys of a block, by kernel and by the padded channels of a head:
-# the largest of which NVIDIA's assembler keeps everything in registers, with
-# four warps, for compute capability 8.0 and 9.0. Reading the table takes more
-# registers than the products, hence less than plain attention would take.
-# Loads are not staged (num_stages=1): staging puts what is read from the
-# table into shared memory, 16 bytes for each score.
-FORWARD_BLOCKS = {16: (64, 32), 32: (64, 32), 64: (64, 32), 128: (64, 16)}
-QUERY_BLOCKS = {16: (64, 32), 32: (64, 32), 64: (64, 32), 128: (32, 16)}
-KEY_BLOCKS = {16: (16, 64), 32: (16, 64), 64: (16, 64), 128: (16, 32)}
+# Queries and keys of a block, by the padded channels of a head. Reading the
+# table takes more registers than the products do, so that blocks are smaller
+# than plain attention would have them: with these and four warps, ptxas keeps
+# float16 and bfloat16 in registers for compute capability 8.0 and 9.0 (of
+# float32 multiplied exactly, some is spilled). Loads are not staged
+# (num_stages=1): staging takes what is read from the table through shared
+# memory, 16 bytes for each score.
+FORWARD_BLOCKS = {16: (64, 32), 32: (64, 32), 64: (32, 32), 128: (32, 16)}
+QUERY_BLOCKS = {16: (64, 32), 32: (64, 32), 64: (32, 32), 128: (16, 32)}
+KEY_BLOCKS = {16: (16, 64), 32: (16, 64), 64: (16, 32), 128: (16, 16)}
 LAUNCH = dict(num_warps=4, num_stages=1)
 
 # Few keys make few programs: the queries are shared out as well until there
@@ -176,8 +177,7 @@ def _attention(
     corners, points = corners.contiguous(), points.contiguous()
     query_y, query_x = query_y.contiguous(), query_x.contiguous()
     batch, heads, queries, dim = q.shape
-    out = _empty_like_queries(q)
-    lse = q.new_empty(batch, heads, queries, dtype=torch.float32)
+    out, lse = _empty(q)
     blocks = _blocks(FORWARD_BLOCKS, dim)
     grid = _ceil(queries, blocks['BLOCK_Q']), batch * heads
     with on_device(q):
@@ -255,12 +255,14 @@ def _attention_backward(
     )
 
 
-def _fake_attention(q, k, v, corners, query_y, query_x, points, scale):
+def _empty(q, *_):
+    """What :func:`_attention` returns, not yet filled."""
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     return _empty_like_queries(q), lse
 
 
-def _fake_backward(grad, q, k, v, corners, query_y, query_x, points, *_):
+def _empty_backward(grad, q, k, v, corners, query_y, query_x, points, *_):
+    """What :func:`_attention_backward` returns, not yet filled."""
     dk, dv = (x.new_empty(x.shape) for x in (k, v))
     dcorners, dpoints = (x.new_empty(x.shape) for x in (corners, points))
     return _empty_like_queries(q), dk, dv, dcorners, dpoints
@@ -280,6 +282,6 @@ def _differentiate(ctx, grad, _):
 
 
 if triton_common.HAS_OPERATORS:
-    _attention.register_fake(_fake_attention)
-    _attention_backward.register_fake(_fake_backward)
+    _attention.register_fake(_empty)
+    _attention_backward.register_fake(_empty_backward)
     _attention.register_autograd(_differentiate, setup_context=_save)

@@ -17,12 +17,11 @@ from .triton_common import (
     widened,
 )
 
-# A tile of 8 x 8 queries sees 14 x 14 keys where K = 7, three times as few
-# reads as a query on its own, and they come in blocks of 32: the largest that
-# NVIDIA's assembler keeps in registers with four warps, for compute capability
-# 8.0 and 9.0. The gradient of the keys goes the other way round.
-TILE = 8
-BLOCKS = {16: 32, 32: 32, 64: 32, 128: 16}
+# Rows and columns of a tile of queries, and how many keys it meets at a time,
+# by the padded channels of a head. 8 x 8 queries see 14 x 14 keys where K is
+# 7, so that a key is read about 3 times, not 49. With these and four warps,
+# ptxas keeps all in registers, or nearly, for compute capability 8.0 and 9.0.
+TILES = {16: (8, 8, 32), 32: (8, 8, 32), 64: (4, 8, 32), 128: (4, 8, 16)}
 LAUNCH = dict(num_warps=4, num_stages=1)
 
 
@@ -59,23 +58,27 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(s for x in tensors for s in x.stride())
 
 
-def _tiles(q: Tensor) -> int:
-    return -(-q.shape[1] // TILE) * -(-q.shape[2] // TILE)
-
-
 def _constants(dim: int, kernel_size: int) -> dict:
-    """Constants of the kernels that walk over a rectangle in blocks."""
+    """Constants of the kernels."""
     wide = widened(dim)
+    tile_y, tile_x, block = TILES[wide]
     return dict(
         K=kernel_size,
         DIM=dim,
         WIDE=wide,
-        TILE_Y=TILE,
-        TILE_X=TILE,
-        BLOCK=BLOCKS[wide],
+        TILE_Y=tile_y,
+        TILE_X=tile_x,
+        BLOCK=block,
         PRECISION=float32_precision(),
         **LAUNCH,
     )
+
+
+def _grid(q: Tensor, constants: dict) -> tuple[int, int]:
+    """Tiles of a map, and pairs of image and head."""
+    tiles_y = -(-q.shape[1] // constants['TILE_Y'])
+    tiles_x = -(-q.shape[2] // constants['TILE_X'])
+    return tiles_y * tiles_x, q.shape[0] * q.shape[3]
 
 
 def _sizes(q: Tensor) -> tuple[int, int, int]:
@@ -108,11 +111,12 @@ def _attention(
     from .kernels.neighborhood import forward_kernel
 
     table = table.contiguous()
-    out, lse = _fake_attention(q, k, v, table, kernel_size, scale)
+    out, lse = _empty(q, k, v, table, kernel_size, scale)
+    constants = _constants(q.shape[-1], kernel_size)
     with on_device(q):
-        forward_kernel[_tiles(q), q.shape[0] * q.shape[3]](
+        forward_kernel[_grid(q, constants)](
             q, k, v, table, out, lse, *_strides(q, k, v, out),
-            scale, *_sizes(q), **_constants(q.shape[-1], kernel_size),
+            scale, *_sizes(q), **constants,
         )  # fmt: skip
     return out, lse
 
@@ -135,8 +139,8 @@ def _attention_backward(
 
     table = table.contiguous()
     batch, heads = q.shape[0], q.shape[3]
-    grid = _tiles(q), batch * heads
     constants = _constants(q.shape[-1], kernel_size)
+    grid = _grid(q, constants)
     delta = torch.empty_like(lse)
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
     with on_device(q):
@@ -161,13 +165,15 @@ def _attention_backward(
     return dq, dk, dv, dtable.sum((0, 2))
 
 
-def _fake_attention(q, k, v, table, kernel_size, scale):
+def _empty(q, k, v, table, kernel_size, scale):
+    """What :func:`_attention` returns, not yet filled."""
     batch, height, width, heads, _ = q.shape
     lse = q.new_empty(batch, heads, height, width, dtype=torch.float32)
     return q.new_empty(q.shape), lse
 
 
-def _fake_backward(grad, q, k, v, table, *_):
+def _empty_backward(grad, q, k, v, table, *_):
+    """What :func:`_attention_backward` returns, not yet filled."""
     return tuple(x.new_empty(x.shape) for x in (q, k, v, table))
 
 
@@ -188,6 +194,6 @@ def _differentiate(ctx, grad, _):
 
 
 if triton_common.HAS_OPERATORS:
-    _attention.register_fake(_fake_attention)
-    _attention_backward.register_fake(_fake_backward)
+    _attention.register_fake(_empty)
+    _attention_backward.register_fake(_empty_backward)
     _attention.register_autograd(_differentiate, setup_context=_save)

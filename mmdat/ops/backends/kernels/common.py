@@ -7,6 +7,9 @@ Scores are kept in units of log 2, since GPUs have exp2 and not exp.
 import triton
 import triton.language as tl
 
+from ..triton_common import INTERPRETED as _INTERPRETED
+
+INTERPRETED = tl.constexpr(_INTERPRETED)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -46,6 +49,18 @@ def store_rows(
 
 
 @triton.jit
+def multiply(left, right, out, PRECISION: tl.constexpr):
+    """Matrix product of `left` and `right`, added to `out`, in float32.
+
+    PRECISION says how float32 is multiplied, ``'tf32'`` or ``'ieee'``.
+    """
+    if INTERPRETED:
+        # The interpreter takes the bits of a bfloat16 for an integer.
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, out, input_precision=PRECISION)
+
+
+@triton.jit
 def softmax_step(scores, value, out, top, total, PRECISION: tl.constexpr):
     """Takes a block of keys into the running softmax of some queries.
 
@@ -55,7 +70,7 @@ def softmax_step(scores, value, out, top, total, PRECISION: tl.constexpr):
         out: Sum so far of weights times values, (queries, d), float32.
         top: Largest score so far, (queries,).
         total: Sum so far of the weights, (queries,).
-        PRECISION: How float32 is multiplied, ``'tf32'`` or ``'ieee'``.
+        PRECISION: See :func:`multiply`.
 
     Returns:
         New `out`, `top` and `total`; weights are relative to exp2(top).
@@ -66,12 +81,8 @@ def softmax_step(scores, value, out, top, total, PRECISION: tl.constexpr):
     weights = tl.exp2(scores - base[:, None])
     decay = tl.exp2(top - base)
     total = total * decay + tl.sum(weights, 1)
-    out = tl.dot(
-        weights.to(value.dtype),
-        value,
-        out * decay[:, None],
-        input_precision=PRECISION,
-    )
+    out = out * decay[:, None]
+    out = multiply(weights.to(value.dtype), value, out, PRECISION)
     return out, new_top, total
 
 
@@ -113,13 +124,13 @@ def score_gradient(
         scale: Factor on the products of query and key.
         lse: See :func:`softmax_end`, to be broadcast over the keys.
         delta: Sum over d of output times its gradient, as `lse`.
-        PRECISION: How float32 is multiplied.
+        PRECISION: See :func:`multiply`.
 
     Returns:
         Two arrays (M, N), zero where not valid.
     """
-    scores = tl.dot(left, tl.trans(right), input_precision=PRECISION)
+    scores = multiply(left, tl.trans(right), None, PRECISION)
     scores = (scores * scale + bias) * LOG2_E
     weights = tl.where(valid, tl.exp2(scores - lse), 0.0)
-    slope = tl.dot(left_slope, tl.trans(right_slope), input_precision=PRECISION)
+    slope = multiply(left_slope, tl.trans(right_slope), None, PRECISION)
     return weights, weights * (slope - delta)

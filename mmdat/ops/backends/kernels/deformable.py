@@ -18,6 +18,7 @@ import triton.language as tl
 from .common import (
     LOG2_E,
     load_rows,
+    multiply,
     score_gradient,
     softmax_end,
     softmax_step,
@@ -53,7 +54,7 @@ def corners_of(corners, cell):
 
 @triton.jit
 def split_corners(x):
-    """(M, N, 4) to four (M, N): top left, top right, bottom left, ... right."""
+    """(M, N, 4) to (M, N): top left, top right, bottom left, bottom right."""
     left, right = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], 2, 2)))
     top_left, bottom_left = tl.split(left)
     top_right, bottom_right = tl.split(right)
@@ -114,17 +115,18 @@ def forward_kernel(
     """A block of queries on all keys; grid (blocks, B * heads)."""
     pair = tl.program_id(1).to(tl.int64)  # of image and head
     b, h = pair // heads, pair % heads
-    q += b * q_b + h * q_h
+    first = tl.program_id(0) * BLOCK_Q
+    far = first.to(tl.int64)
+    q += b * q_b + h * q_h + far * q_n
     k += b * k_b + h * k_h
     v += b * v_b + h * v_h
-    out += b * o_b + h * o_h
+    out += b * o_b + h * o_h + far * o_n
     corners += h * (table_h + 2 * RIM) * (table_w + 2 * RIM) * 4
     points += pair // group_heads * keys * 2
 
-    first = tl.program_id(0) * BLOCK_Q
     block = tl.arange(0, BLOCK_Q)
     inside = first + block < queries
-    query = load_rows(q + first.to(tl.int64) * q_n, block * q_n, q_d, inside, DIM, WIDE)
+    query = load_rows(q, block * q_n, q_d, inside, DIM, WIDE)
     y, x = load_queries(query_y, query_x, first + block, inside, width)
 
     acc = tl.zeros((BLOCK_Q, WIDE), tl.float32)
@@ -143,14 +145,14 @@ def forward_kernel(
             table_h, table_w,
         )  # fmt: skip
         bias, _, _ = bilinear(corners, cell, place_y, place_x)
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        scores = multiply(query, tl.trans(key), None, PRECISION)
         scores = (scores * scale + bias) * LOG2_E
         scores = tl.where(valid[None, :], scores, float('-inf'))
         acc, top, total = softmax_step(
             scores, value, acc, top, total, PRECISION
         )
     acc, log_sum = softmax_end(acc, top, total)
-    store_rows(out + first.to(tl.int64) * o_n, block * o_n, o_d, inside, DIM, WIDE, acc)
+    store_rows(out, block * o_n, o_d, inside, DIM, WIDE, acc)
     tl.store(lse + pair * queries + first + block, log_sum, mask=inside)
 
 
@@ -169,21 +171,22 @@ def query_gradient_kernel(
     """
     pair = tl.program_id(1).to(tl.int64)
     b, h = pair // heads, pair % heads
-    q += b * q_b + h * q_h
+    first = tl.program_id(0) * BLOCK_Q
+    far = first.to(tl.int64)
+    q += b * q_b + h * q_h + far * q_n
     k += b * k_b + h * k_h
     v += b * v_b + h * v_h
-    out += b * o_b + h * o_h
-    grad += b * g_b + h * g_h
-    dq += b * dq_b + h * dq_h
+    out += b * o_b + h * o_h + far * o_n
+    grad += b * g_b + h * g_h + far * g_n
+    dq += b * dq_b + h * dq_h + far * dq_n
     corners += h * (table_h + 2 * RIM) * (table_w + 2 * RIM) * 4
     points += pair // group_heads * keys * 2
 
-    first = tl.program_id(0) * BLOCK_Q
     block = tl.arange(0, BLOCK_Q)
     inside = first + block < queries
-    query = load_rows(q + first.to(tl.int64) * q_n, block * q_n, q_d, inside, DIM, WIDE)
-    o = load_rows(out + first.to(tl.int64) * o_n, block * o_n, o_d, inside, DIM, WIDE)
-    g = load_rows(grad + first.to(tl.int64) * g_n, block * g_n, g_d, inside, DIM, WIDE)
+    query = load_rows(q, block * q_n, q_d, inside, DIM, WIDE)
+    o = load_rows(out, block * o_n, o_d, inside, DIM, WIDE)
+    g = load_rows(grad, block * g_n, g_d, inside, DIM, WIDE)
     y, x = load_queries(query_y, query_x, first + block, inside, width)
     scalar = pair * queries + first + block
     log_sum = tl.load(lse + scalar, mask=inside, other=0.0)
@@ -208,10 +211,8 @@ def query_gradient_kernel(
             query, key, g, value, bias, inside[:, None] & valid[None, :],
             scale, log_sum[:, None], dot_og[:, None], PRECISION,
         )  # fmt: skip
-        acc = tl.dot(slope.to(key.dtype), key, acc, input_precision=PRECISION)
-    store_rows(
-        dq + first.to(tl.int64) * dq_n, block * dq_n, dq_d, inside, DIM, WIDE, acc * scale
-    )
+        acc = multiply(slope.to(key.dtype), key, acc, PRECISION)
+    store_rows(dq, block * dq_n, dq_d, inside, DIM, WIDE, acc * scale)
 
 
 @triton.jit
@@ -280,12 +281,8 @@ def key_gradient_kernel(
             key, query, value, g, bias, both,
             scale, log_sum[None, :], dot_og[None, :], PRECISION,
         )  # fmt: skip
-        value_acc = tl.dot(
-            weights.to(g.dtype), g, value_acc, input_precision=PRECISION
-        )
-        key_acc = tl.dot(
-            slope.to(query.dtype), query, key_acc, input_precision=PRECISION
-        )
+        value_acc = multiply(weights.to(g.dtype), g, value_acc, PRECISION)
+        key_acc = multiply(slope.to(query.dtype), query, key_acc, PRECISION)
         if NEEDS_POINTS:
             y_acc += tl.sum(slope * slope_y, 1)
             x_acc += tl.sum(slope * slope_x, 1)

@@ -17,6 +17,7 @@ import triton.language as tl
 from .common import (
     LOG2_E,
     load_rows,
+    multiply,
     score_gradient,
     softmax_end,
     softmax_step,
@@ -81,9 +82,7 @@ def bias_and_mask(
     column = key_x - first_key(query_x, width, K)
     seen = (row >= 0) & (row < K) & (column >= 0) & (column < K) & valid
     move_y, move_x = key_y - query_y + K - 1, key_x - query_x + K - 1
-    bias = tl.load(
-        table + move_y * (2 * K - 1) + move_x, mask=seen, other=0.0
-    )
+    bias = tl.load(table + move_y * (2 * K - 1) + move_x, mask=seen, other=0.0)
     return bias, seen
 
 
@@ -130,7 +129,7 @@ def forward_kernel(
             (ky + i)[None, :], (kx + j)[None, :],
             inside[:, None] & valid[None, :], height, width, K,
         )  # fmt: skip
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        scores = multiply(query, tl.trans(key), None, PRECISION)
         scores = (scores * scale + bias) * LOG2_E
         scores = tl.where(seen, scores, float('-inf'))
         acc, top, total = softmax_step(
@@ -200,7 +199,7 @@ def query_gradient_kernel(
             query, key, g, value, bias, seen,
             scale, log_sum[:, None], dot_og[:, None], PRECISION,
         )  # fmt: skip
-        acc = tl.dot(slope.to(key.dtype), key, acc, input_precision=PRECISION)
+        acc = multiply(slope.to(key.dtype), key, acc, PRECISION)
     dq += b * dq_b + h * dq_h + offset_of(y0, x0, dq_y, dq_x)
     offsets = row * dq_y + column * dq_x
     store_rows(dq, offsets, dq_d, inside, DIM, WIDE, acc * scale)
@@ -258,12 +257,8 @@ def key_gradient_kernel(
             key, query, value, g, bias, seen,
             scale, log_sum[None, :], dot_og[None, :], PRECISION,
         )  # fmt: skip
-        value_acc = tl.dot(
-            weights.to(g.dtype), g, value_acc, input_precision=PRECISION
-        )
-        key_acc = tl.dot(
-            slope.to(query.dtype), query, key_acc, input_precision=PRECISION
-        )
+        value_acc = multiply(weights.to(g.dtype), g, value_acc, PRECISION)
+        key_acc = multiply(slope.to(query.dtype), query, key_acc, PRECISION)
     dk += b * dk_b + h * dk_h + offset_of(y0, x0, dk_y, dk_x)
     dv += b * dv_b + h * dv_h + offset_of(y0, x0, dv_y, dv_x)
     offsets = row * dk_y + column * dk_x
@@ -316,16 +311,14 @@ def table_gradient_kernel(
     down = first_key(y0, height, K) - y0 + K
     left = first_key(x1, width, K) - x1
     right = first_key(x0, width, K) - x0 + K
-    for move in range(0, (down - up) * (right - left)):
+    for move in range((down - up) * (right - left)):
         move_y = up + move // (right - left)
         move_x = left + move % (right - left)
         key_row, key_column = y + move_y - first_y, x + move_x - first_x
         seen = (key_row >= 0) & (key_row < K) & inside
         seen = (key_column >= 0) & (key_column < K) & seen
         row_k, column_k = row + move_y, column + move_x
-        key = load_rows(
-            k, row_k * k_y + column_k * k_x, k_d, seen, DIM, WIDE
-        )
+        key = load_rows(k, row_k * k_y + column_k * k_x, k_d, seen, DIM, WIDE)
         value = load_rows(
             v, row_k * v_y + column_k * v_x, v_d, seen, DIM, WIDE
         )
