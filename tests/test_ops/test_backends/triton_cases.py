@@ -182,7 +182,8 @@ def test_only_what_is_asked_for_gets_a_gradient():
 NEIGHBORHOOD = {
     'tiles': (1, (5, 11), 3, 1, 3),
     'images and heads': (2, (4, 5), 3, 2, 3),
-    'as small as the neighbourhood': (1, (7, 8), 7, 1, 5),
+    # The last queries see keys of the tile before theirs.
+    'as small as the neighbourhood': (1, (7, 13), 7, 1, 5),
     'wider than a tile, wide heads': (1, (6, 5), 5, 1, 33),
     'itself only': (1, (1, 9), 1, 2, 1),
 }
