@@ -15,7 +15,7 @@ from .arch import ARCH_ZOO, NUM_STAGES, resolve_arch
 from .embed import down_projection, patch_embedding
 from .stage import Stage
 
-BACKEND_NAMES = ('separable', 'chunked', 'tiled', 'reference')
+BACKEND_NAMES = ('triton', 'separable', 'chunked', 'tiled', 'reference')
 
 
 # Also in mmengine's root registry, so that ``type='DAT'`` resolves from the

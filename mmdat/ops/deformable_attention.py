@@ -3,19 +3,24 @@
 
 from torch import Tensor
 
-from .backends import chunked, reference, separable
+from .backends import chunked, reference, separable, triton_deformable
 from .dispatch import Backend, choose, reasons
 from .position_bias import PositionBias
 from .precision import autocast_off
 
 BACKENDS = (
     Backend(
+        'triton',
+        triton_deformable.deformable_attention,
+        triton_deformable.declines,
+    ),
+    Backend(
         'separable',
         separable.deformable_attention,
         separable.declines,
         separable.yields,
     ),
-    Backend('chunked', chunked.deformable_attention),
+    Backend('chunked', chunked.deformable_attention, chunked.declines),
     Backend('reference', reference.deformable_attention),
 )
 
@@ -43,8 +48,8 @@ def deformable_attention(
         bias: A bias of :mod:`mmdat.ops.position_bias`, or None.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'separable'``, ``'chunked'``, ``'reference'``, or None to
-            choose.
+        backend: ``'triton'``, ``'separable'``, ``'chunked'``,
+            ``'reference'``, or None to choose.
         explain: Return the reasons why each backend declines instead.
 
     Returns:

@@ -3,11 +3,16 @@
 
 from torch import Tensor
 
-from .backends import reference, tiled_neighborhood
+from .backends import reference, tiled_neighborhood, triton_neighborhood
 from .dispatch import Backend, choose, reasons
 from .precision import autocast_off
 
 BACKENDS = (
+    Backend(
+        'triton',
+        triton_neighborhood.neighborhood_attention,
+        triton_neighborhood.declines,
+    ),
     Backend('tiled', tiled_neighborhood.neighborhood_attention),
     Backend('reference', reference.neighborhood_attention),
 )
@@ -39,7 +44,7 @@ def neighborhood_attention(
         kernel_size: K, odd.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'tiled'``, ``'reference'``, or None to choose.
+        backend: ``'triton'``, ``'tiled'``, ``'reference'``, or None to choose.
         explain: Return the reasons why each backend declines instead.
 
     Returns:

@@ -519,6 +519,8 @@ def yields(
     dropout: float,
 ) -> str | None:
     """Why reading the table pair by pair is faster, or None."""
+    if q.device.type != 'cpu':
+        return f'its blocks are made for caches of CPUs; got {q.device}.'
     pairs = q.shape[2] * k.shape[2]
     least = LEAST_PAIRS[torch.is_grad_enabled()]
     if pairs < least:
