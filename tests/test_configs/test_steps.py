@@ -9,6 +9,7 @@ import math
 
 import family
 import pytest
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 
@@ -37,6 +38,12 @@ FOLDERS = dict(mmdet='coco/', mmseg='ade/', mmpretrain='imagenet/')
 def digits(tmp_path_factory):
     options = DigitsOptions(train=2, val=1, size=96, crops=1, crop_size=48)
     return make_digits(tmp_path_factory.mktemp('data') / 'digits', options)
+
+
+@pytest.fixture(autouse=True)
+def plain_logs(monkeypatch):
+    """To lay out a config for the log takes longer than the training."""
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda _: ''))
 
 
 def visit(node):
