@@ -21,6 +21,7 @@ SMALL = dict(
 
 def groups(model, cfg, **changes):
     """(learning rate, weight decay) of each parameter, by its name."""
+    init_default_scope(cfg.default_scope)
     wrapper = build_optim_wrapper(model, {**cfg.optim_wrapper, **changes})
     names = {id(p): name for name, p in model.named_parameters()}
     return {
