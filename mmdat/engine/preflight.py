@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from ..checkpoints.fitting import check_fits
+from ..checkpoints.fitting import check_fits, resolution_note
 from ..checkpoints.loading import load_checkpoint_file
 from ..checkpoints.released import unwrap
 from ..models import DAT
@@ -106,3 +106,6 @@ def check_weights(runner: Runner) -> None:
     )
     if misfit.unexpected:
         runner.logger.warning(f'{filename} and the model: {misfit}.')
+    note = resolution_note(filename, checkpoint, model)
+    if note is not None:
+        runner.logger.warning(note)
