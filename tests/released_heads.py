@@ -43,7 +43,10 @@ def _weights(name: str, *shape: int) -> Shapes:
 
 def _conv_bn(name: str, *shape: int) -> Shapes:
     """A convolution without bias and its batch norm."""
-    shapes = {f'{name}.conv.weight': shape, f'{name}.bn.num_batches_tracked': ()}
+    shapes = {
+        f'{name}.conv.weight': shape,
+        f'{name}.bn.num_batches_tracked': (),
+    }
     for entry in ('weight', 'bias', 'running_mean', 'running_var'):
         shapes[f'{name}.bn.{entry}'] = shape[:1]
     return shapes

@@ -42,7 +42,9 @@ class Conversion:
     left_out: tuple[str, ...]
 
 
-def convert(source: str | os.PathLike, target: str | os.PathLike) -> Conversion:
+def convert(
+    source: str | os.PathLike, target: str | os.PathLike
+) -> Conversion:
     """Writes a weights-only checkpoint with our names.
 
     Args:

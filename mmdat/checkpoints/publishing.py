@@ -59,8 +59,7 @@ def publish(
         part.replace(final)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f'{target} could not be written ({error}); nothing was left '
-            f'there.'
+            f'{target} could not be written ({error}); nothing was left there.'
         ) from error
     finally:
         part.unlink(missing_ok=True)
