@@ -9,10 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from malice import RunsCode, save
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-
-from malice import RunsCode, save
 
 from mmdat.checkpoints.loading import (
     load_checkpoint_file,
