@@ -45,6 +45,8 @@ def publish(
     part = target.with_name(f'.{target.stem}.{os.getpid()}.part')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # as the user's umask has it
         if target.suffix == safetensors_files.SUFFIX:
             safetensors_files.write(part, state_dict, meta)
         else:
@@ -56,6 +58,7 @@ def publish(
         final = target.with_name(
             f'{target.stem}-{digest[:HASH_DIGITS]}{target.suffix}'
         )
+        part.chmod(mode)
         part.replace(final)
     except (OSError, RuntimeError) as error:
         raise UserError(

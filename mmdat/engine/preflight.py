@@ -79,16 +79,26 @@ def _check_pretrained(place: str, entry: dict, backbone: DAT) -> None:
                 for name, value in unwrap(checkpoint).items()
                 if name.startswith(start)
             }
+            if not checkpoint:
+                raise UserError(
+                    f'{filename} has no entry that starts with {start}; leave '
+                    f'out prefix, as whole models and backbones alone are '
+                    f'told apart by themselves.'
+                )
         check_fits(filename, checkpoint, backbone)
     except UserError as error:
         raise UserError(f'{place}: {error}') from error
 
 
-def check_weights(runner: Runner) -> None:
+def check_weights(runner: Runner, training: bool = False) -> None:
     """Compares the checkpoint a runner will load with its model.
 
     A test and a resumed training need every weight; a training that starts
     from ``load_from`` needs those of the backbone, as heads may differ.
+
+    Args:
+        runner: Made, but not yet run.
+        training: Whether it is going to train.
 
     Raises:
         UserError: Parameters would keep their initial, random values.
@@ -99,7 +109,7 @@ def check_weights(runner: Runner) -> None:
     model = runner.model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    fresh = runner._train_loop is not None and not runner._resume
+    fresh = training and not runner._resume
     checkpoint = load_checkpoint_file(filename, 'cpu')
     misfit = check_fits(
         filename, checkpoint, model, 'backbone.' if fresh else ''

@@ -70,9 +70,11 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_files_are_readable_by_whom_the_user_lets_read(tmp_path):
+@pytest.mark.parametrize('suffix', FORMATS)
+def test_files_are_readable_by_whom_the_user_lets_read(tmp_path, suffix):
+    needs(suffix)
     (tmp_path / 'other').touch()
-    path = publish(WEIGHTS, META, tmp_path / 'x.pth')
+    path = publish(WEIGHTS, META, tmp_path / f'x{suffix}')
     assert path.stat().st_mode == (tmp_path / 'other').stat().st_mode
 
 

@@ -133,6 +133,22 @@ def test_malicious_checkpoint(tmp_path):
     assert not mark.exists() and list(tmp_path.iterdir()) == [evil]
 
 
+def test_a_prefix_that_no_entry_has(tmp_path):
+    torch.save({'patch_proj.0.bias': torch.ones(1)}, tmp_path / 'x.pth')
+    said = sentence(
+        tool(
+            'train.py',
+            DIGITS,
+            '--cfg-options',
+            'model.backbone.init_cfg.type=Pretrained',
+            f'model.backbone.init_cfg.checkpoint={tmp_path}/x.pth',
+            'model.backbone.init_cfg.prefix=backbone',
+            ok=False,
+        )
+    )
+    assert 'has no entry that starts with backbone.; leave out prefix' in said
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='AMP works here')
 def test_amp_without_an_accelerator():
     said = sentence(tool('train.py', DIGITS, '--amp', ok=False))
