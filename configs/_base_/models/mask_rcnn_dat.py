@@ -9,10 +9,7 @@ model = dict(
     backbone=dict(
         _delete_=True, type='DAT', drop_path_rate=0.0, init_cfg=dict()
     ),
-    # The fifth level is a convolution of its own, as in the released files.
-    neck=dict(
-        in_channels=[96, 192, 384, 768],
-        add_extra_convs='on_input',
-        num_outs=5,
-    ),
+    # The fifth level is pooled. Released files of DAT++ hold a convolution
+    # for it; the parameters that DAT's paper counts leave no room for one.
+    neck=dict(in_channels=[96, 192, 384, 768]),
 )
