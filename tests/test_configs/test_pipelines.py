@@ -5,23 +5,19 @@ Each picture is prepared once by a config's test pipeline and once by hand,
 with Pillow, as the authors' data loaders did.
 """
 
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
+import family
 import numpy as np
 import pytest
 import small_data
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
-from mmdat.engine.configuration import load_config
 from mmdat.engine.data_files import set_data_root
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
 MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])
 ORIENTATION = 0x0112  # of EXIF: which side of a photograph is up
@@ -41,14 +37,9 @@ def normalise(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1)).float()
 
 
-@cache
-def config(name: str) -> Config:
-    return load_config(str(CONFIGS / f'{name}.py'))
-
-
 def first_input(name: str, root: Path):
     """What the model of a config gets of the first test picture."""
-    cfg = deepcopy(config(name))
+    cfg = family.load(name)
     set_data_root(cfg, str(root))
     init_default_scope(cfg.default_scope)
     # ImageClassifier completes the settings that stand beside it.
@@ -156,19 +147,3 @@ def test_segmentation(tmp_path, name, shape, resized):
     truth = sample.gt_sem_seg.data[0].numpy()
     assert truth.shape == shape
     assert (truth == np.where(labels == 0, 255, labels - 1)).all()
-
-
-def test_scales_of_segmentation_with_augmentation():
-    for name in ('upernet_dat_pp_t_ade20k', 'semantic_fpn_dat_pp_t_ade20k'):
-        cfg = config(name)
-        scales, flips, *_ = cfg.tta_pipeline[1].transforms
-        assert [tuple(s.scale) for s in scales] == [
-            (1024, 256),
-            (1536, 384),
-            (2048, 512),
-            (2560, 640),
-            (3072, 768),
-            (3584, 896),
-        ]
-        assert all(s.keep_ratio for s in scales)
-        assert [f.prob for f in flips] == [0.0, 1.0]

@@ -2,20 +2,17 @@
 """Every row of the recipe: its file, by its name, fits its config."""
 
 import re
-from functools import cache
 from pathlib import Path
 
+import family
 import golden_rule
 import pytest
 import released_heads
 import torch
 import yaml
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 from mmdat.checkpoints.fitting import Misfit, load_and_compare
 from mmdat.checkpoints.identify import identify
-from mmdat.engine.configuration import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'evaluate_released.md').read_text()
@@ -69,18 +66,11 @@ def contents(file):
     }
 
 
-@cache
-def config(name: str) -> Config:
-    return load_config(str(ROOT / 'configs' / f'{name}.py'))
-
-
 def test_no_released_file_is_left_out():
-    configs = {path.stem for path in (ROOT / 'configs').glob('*.py')}
     released = {
         name
-        for name in configs
-        if not name.endswith('_digits')
-        and ('_dat_pp_' in name or name.startswith('classifier_'))
+        for name in family.PUBLISHED
+        if '_dat_pp_' in name or name.startswith('classifier_')
     }
     assert released == {name for name, _ in ROWS.values()}
     assert len(ROWS) == len(released) == 26
@@ -89,22 +79,19 @@ def test_no_released_file_is_left_out():
 
 @pytest.mark.parametrize('file', ROWS)
 def test_the_file_fits_the_config(file):
-    cfg = config(ROWS[file][0])
-    init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
-    checkpoint = contents(file)
+    name, _ = ROWS[file]
+    model, checkpoint = family.skeleton(name), contents(file)
     assert load_and_compare(model, checkpoint) == Misfit()
     # Fitting, and of the same architecture and method.
     found, wanted = identify(checkpoint), identify(model.state_dict())
     assert str(found) == str(wanted)
-    assert found.arch == cfg.model.backbone.arch
+    assert found.arch == family.load(name).model.backbone.arch
 
 
 @pytest.mark.parametrize('file', ROWS)
 def test_names_say_the_same(file):
     name, _ = ROWS[file]
-    cfg = config(name)
+    cfg = family.load(name)
     method, *words = file.split('_')
     assert name.startswith(METHODS[method])
     assert ('3x' in words) == ('_3x_' in name)
@@ -153,7 +140,7 @@ def test_what_the_page_names_is_there():
         roots,
         strict=True,
     ):
-        dataset = config(name).test_dataloader.dataset
+        dataset = family.load(name).test_dataloader.dataset
         assert dataset.data_root.rstrip('/') == root
     for name in re.findall(r'mmdat(?:\.\w+)+', PAGE):
         module, _, attribute = name.rpartition('.')
