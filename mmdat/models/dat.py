@@ -9,6 +9,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from ..checkpoints.hooks import adapt_checkpoints_of
+from ..checkpoints.loading import safe_loading
 from ..ops.dispatch import check_backend_name
 from ..registry import MODELS
 from .arch import ARCH_ZOO, NUM_STAGES, resolve_arch
@@ -204,6 +205,16 @@ class DAT(BaseModule):
                 out = getattr(self, f'norm{i}')(x)
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
+
+    def init_weights(self) -> None:
+        """Initialises as `init_cfg` says; its checkpoint is read as data.
+
+        Raises:
+            UserError: The checkpoint is missing, is something else or asks to
+                run code.
+        """
+        with safe_loading():
+            super().init_weights()
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
