@@ -1,10 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The registry of mmdat, a child of mmengine's root registry.
+"""The registries of mmdat, children of mmengine's root registries.
 
 ``locations`` makes ``type='mmdat.DAT'`` resolve from any scope without an
-import in the config: mmengine imports this file, then the listed packages.
+import in the config: mmengine imports this file, then the listed modules.
 """
 
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
@@ -13,4 +14,10 @@ MODELS = Registry(
     parent=MMENGINE_MODELS,
     scope='mmdat',
     locations=['mmdat.models'],
+)
+HOOKS = Registry(
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmdat',
+    locations=['mmdat.visualization.points_hook'],
 )
