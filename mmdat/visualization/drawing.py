@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .recorder import BlockRecord
 
-POINT_COLOURS = 'plasma'
+POINT_COLOURS = 'cool'
 WEIGHT_COLOURS = 'YlOrRd_r'
 QUERY_COLOUR = '#00e5ff'
 
@@ -211,7 +211,9 @@ def _diameters(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     height, width = shape[:2]
     room = np.sqrt(height * width / len(weights))
     wide = AVERAGE * room * np.sqrt(weights / max(weights.mean(), 1e-12))
-    return wide.clip(*(limit * min(shape[:2]) for limit in (SMALLEST, LARGEST)))
+    return wide.clip(
+        *(limit * min(shape[:2]) for limit in (SMALLEST, LARGEST))
+    )
 
 
 def _lines(

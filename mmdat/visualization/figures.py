@@ -27,7 +27,9 @@ WEIGHT = 'attention weight'
 
 def block_title(record: BlockRecord) -> str:
     """E.g. ``stage 2, block 1 (stride 16)``."""
-    return f'stage {record.stage}, block {record.block} (stride {record.stride})'
+    return (
+        f'stage {record.stage}, block {record.block} (stride {record.stride})'
+    )
 
 
 def panel_width(columns: int, shape: float) -> float:

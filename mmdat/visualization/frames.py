@@ -124,7 +124,9 @@ class Frame:
         factors = meta.get('scale_factor')
         if factors is None:
             factors = shown[1] / size[1], shown[0] / size[0]
-        directions = str(meta.get('flip_direction')) if meta.get('flip') else ''
+        directions = (
+            str(meta.get('flip_direction')) if meta.get('flip') else ''
+        )
         axes = [
             _axis(size[1], shown[1], float(factors[0])),
             _axis(size[0], shown[0], float(factors[1])),
@@ -135,9 +137,7 @@ class Frame:
             if directions in names:
                 scale, shift, length = axes[i]
                 axes[i] = -scale, length - 1 - shift, length
-        return cls(
-            size, (axes[0][0], axes[1][0]), (axes[0][1], axes[1][1])
-        )
+        return cls(size, (axes[0][0], axes[1][0]), (axes[0][1], axes[1][1]))
 
     def to_picture(self, points_xy: Tensor) -> Tensor:
         """Pixels of the picture (..., 2) at pixels of the input."""

@@ -72,7 +72,9 @@ def writer_for(out: str | Path, fps: float) -> AbstractMovieWriter:
             f'{out} needs the program ffmpeg, which is not installed here; '
             f'install it, or name a .gif file.'
         )
-    return FFMpegWriter(fps=fps, codec='h264', extra_args=['-pix_fmt', 'yuv420p'])
+    return FFMpegWriter(
+        fps=fps, codec='h264', extra_args=['-pix_fmt', 'yuv420p']
+    )
 
 
 def make_movie(
@@ -113,7 +115,8 @@ def make_movie(
     shape = image.shape[0] / image.shape[1]
     width = panel_width(count, shape)
     figure = Figure(
-        figsize=(width * count + 0.9, width * shape + 0.6), layout='constrained'
+        figsize=(width * count + 0.9, width * shape + 0.6),
+        layout='constrained',
     )
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, count, squeeze=False)[0]

@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """A picture as a config's test pipeline shows it to its model."""
 
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,14 @@ from ..engine.preflight import check_run
 from ..utils.errors import UserError
 from .frames import Frame
 from .recorder import BlockRecord, DATRecorder, find_backbone
+
+# What may change the size of an image on its way, in the order that
+# Frame.from_meta takes for granted.
+_STEPS = (
+    ('Resize', 'ResizeEdge', 'ResizeShortestEdge', 'RandomChoiceResize'),
+    ('CenterCrop',),
+    ('Pad',),
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,9 @@ def load_picture(
         )
     cfg = model.cfg if cfg is None else cfg
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    load, *rest = (Compose([t]) for t in _image_transforms(cfg))
+    (_, load), *rest = (
+        (_name(t), Compose([t])) for t in _image_transforms(cfg)
+    )
     try:
         results = load(dict(img_path=str(path), img_id=0))
     except Exception as error:  # whatever the decoder thinks of it
@@ -111,9 +122,26 @@ def load_picture(
             f'or JPEG.'
         ) from error
     image = _displayable(results['img'][..., ::-1])
-    for transform in rest:
+    step = 0
+    for name, transform in rest:
+        size = np.shape(results.get('img'))
         results = transform(results)
+        if 'img' in results and np.shape(results['img']) != size:
+            step = _follow(name, step)
     return pack(model, results, image)
+
+
+def _follow(name: str, step: int) -> int:
+    """Raises UserError for a change of size whose pixels would be lost."""
+    for i, names in enumerate(_STEPS[step:], start=step + 1):
+        if name in names:
+            return i
+    known = ', then '.join(' or '.join(names) for names in _STEPS)
+    raise UserError(
+        f'To find pixels again the test pipeline may change the size of '
+        f'images by {known}; got {name} out of this order, so leave it out '
+        f'with --cfg-options test_dataloader.dataset.pipeline=...'
+    )
 
 
 def pack(
@@ -138,22 +166,27 @@ def pack(
 
 
 def record(
-    model: nn.Module, picture: Picture, blocks: Any = None, **kwargs: Any
+    model: nn.Module,
+    picture: Picture,
+    blocks: Iterable[tuple[int, int]] | None = None,
+    queries_xy: Sequence[Sequence[float]] = (),
+    received: bool = True,
 ) -> dict[tuple[int, int], BlockRecord]:
     """Runs the backbone of a model on a picture, and nothing else of it.
 
     Args:
         model: The model.
         picture: The picture.
-        blocks: As in :class:`DATRecorder`, and so all further arguments.
+        blocks: As in :class:`DATRecorder`, and so the next two.
+        queries_xy: Pixels (x, y) whose attention is wanted.
+        received: Whether to compute how much attention each key receives.
 
     Returns:
         The records by (stage, block).
     """
-    recorder = DATRecorder(model, blocks, frames=picture.frame, **kwargs)
-    backbone = find_backbone(model)
+    recorder = DATRecorder(model, blocks, queries_xy, picture.frame, received)
     with recorder, torch.no_grad():
-        backbone(picture.inputs)
+        find_backbone(model)(picture.inputs)
     return recorder.records
 
 

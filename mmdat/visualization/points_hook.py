@@ -4,7 +4,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -55,7 +54,10 @@ class PointsHook(Hook):
         group: int | None = None,
         received: bool = True,
     ) -> None:
-        for name, value in (('interval', interval), ('num_images', num_images)):
+        for name, value in (
+            ('interval', interval),
+            ('num_images', num_images),
+        ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(
                     f'{name} of PointsHook must be a positive whole number; '
@@ -116,9 +118,7 @@ class PointsHook(Hook):
         model.eval()
         try:
             records = [
-                record(
-                    model, picture, last.values(), received=self.received
-                )
+                record(model, picture, last.values(), received=self.received)
                 for picture in self.pictures
             ]
         finally:

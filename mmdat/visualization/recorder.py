@@ -65,9 +65,7 @@ def select_blocks(
     """
     known = list(deformable_blocks(model))
     found = [
-        (i, j)
-        for i, j in known
-        if stage in (None, i) and block in (None, j)
+        (i, j) for i, j in known if stage in (None, i) and block in (None, j)
     ]
     if not found:
         parts = [
@@ -292,9 +290,7 @@ class DATRecorder:
             weights.append(
                 torch.cat([attention.rows(r, r + 1)[i] for r in rows], dim=1)
                 if rows
-                else points_yx.new_zeros(
-                    module.num_heads, 0, key_size.numel()
-                )
+                else points_yx.new_zeros(module.num_heads, 0, key_size.numel())
             )
         received = None
         if self._received:
