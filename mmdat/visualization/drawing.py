@@ -19,7 +19,7 @@ QUERY_COLOUR = '#00e5ff'
 # A circle of average weight is this wide, relative to the room for one point;
 # areas are proportional to weights up to the largest and down to the smallest
 # width, relative to the shorter side of the picture.
-AVERAGE, SMALLEST, LARGEST = 0.5, 0.004, 0.14
+AVERAGE, SMALLEST, LARGEST = 0.42, 0.004, 0.13
 
 MANY = 300  # points, from which on outlines only get in the way
 MARGIN = 0.1  # of the picture, shown around it if points are there

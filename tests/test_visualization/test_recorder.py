@@ -1,7 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Points and attention where they must be, and nothing changed by looking."""
 
+import golden_rule
+import numpy as np
 import pytest
+import released
 import torch
 import torch.nn.functional as F
 from agreement import randomise
@@ -69,6 +72,23 @@ def test_without_offsets_points_are_at_hand_computed_pixels():
         )
     assert record.displacement.max() == 0
     assert record.inside.all() and not record.clamped.any()
+
+
+def test_points_of_the_authors():
+    case = golden_rule.case('v1-dat_tiny-224x224')
+    model = DAT('dat_t').eval()
+    model.load_state_dict(released.state_dict(case.keys))
+    golden = golden_rule.golden(case.name)
+    x = torch.from_numpy(golden_rule.image(case.input_shape))
+    with torch.no_grad(), DATRecorder(model, received=False) as recorder:
+        model(x)
+    assert list(recorder.records) == [(2, 1), (2, 3), (2, 5), (3, 1)]
+    for (stage, block), record in recorder.records.items():
+        y, x = np.moveaxis(golden[f'pos_s{stage}_b{block}'], -1, 0)
+        stride, n = {2: (16, 14), 3: (32, 7)}[stage]
+        for found, wanted in zip(record.points_xy.unbind(-1), (x, y)):
+            wanted = (wanted + 1) / 2 * (n - 1) * stride + (stride - 1) / 2
+            np.testing.assert_allclose(found.numpy(), wanted, atol=5e-3)
 
 
 def test_without_offsets_dat_pp_has_its_points_in_the_middle_of_cells():
