@@ -5,7 +5,7 @@ Nothing of a model is changed: hooks of torch look on while
 :class:`DATRecorder` is active and are gone afterwards.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -249,7 +249,7 @@ class DATRecorder:
             )
         self._now = tuple(frames)
         for frame in self._now:
-            check_queries(self._queries_xy.tolist(), frame)
+            check_queries(self._queries_xy.tolist(), frame, (height, width))
 
     @torch.no_grad()
     def _on_block(
@@ -261,68 +261,83 @@ class DATRecorder:
         _: Tensor,
     ) -> None:
         """Does once more, in the open, what a block has just done."""
-        x = args[0]
-        height, width = map_size = tuple(x.shape[1:3])
-        attention = AttentionWeights(module, x)
-        points_yx = attention.points_yx
+        map_size = tuple(args[0].shape[1:3])
+        attention = AttentionWeights(module, args[0])
+        points_yx = attention.points_yx.cpu()
         key_size = points_yx.shape[2:4]
         reference_yx = reference_points_yx(
             *key_size, module.convention, points_yx
         )
-        of_input = [
-            grid.to_input(t, map_size).cpu() for t in (points_yx, reference_yx)
-        ]
         centres_xy = grid.centres(map_size)
-        points_xy, reference_xy, inside, queries_xy = [], [], [], []
-        weights, on_picture = [], []
-        for i, frame in enumerate(self._now):
-            points_xy.append(frame.to_picture(of_input[0][i]))
-            reference_xy.append(frame.to_picture(of_input[1]))
-            inside.append(frame.contains(points_xy[-1]))
-            on_picture.append(
-                frame.contains(frame.to_picture(centres_xy)).flatten()
+        cells = self._each(
+            lambda frame: grid.nearest(
+                frame.to_input(self._queries_xy), map_size
             )
-            cells = grid.nearest(frame.to_input(self._queries_xy), map_size)
-            rows = [row * width + column for row, column in cells.tolist()]
-            queries_xy.append(
-                frame.to_picture(centres_xy[cells[:, 0], cells[:, 1]])
-            )
-            weights.append(
-                torch.cat([attention.rows(r, r + 1)[i] for r in rows], dim=1)
-                if rows
-                else points_yx.new_zeros(module.num_heads, 0, key_size.numel())
-            )
+        )
+        weights = attention.of(cells[..., 0] * map_size[1] + cells[..., 1])
         received = None
         if self._received:
-            mask = torch.stack(on_picture).to(x.device)
-            received = attention.received(mask).unflatten(-1, key_size).cpu()
-        clamped = (
-            (points_yx.abs() == 1).any(dim=-1)
-            if module.offset_range < 0 and module.conv_offset is not None
-            else torch.zeros(points_yx.shape[:-1], dtype=torch.bool)
+            on_picture = self._each(
+                lambda frame: frame.contains(frame.to_picture(centres_xy))
+            )
+            received = attention.received(on_picture.flatten(1))
+            received = received.unflatten(-1, key_size).cpu()
+        clamps = module.offset_range < 0 and module.conv_offset is not None
+        points_xy = self._each(
+            Frame.to_picture, grid.to_input(points_yx, map_size)
         )
+        reference_xy = grid.to_input(reference_yx, map_size)
         self.records[key] = BlockRecord(
             stage=key[0],
             block=key[1],
             stride=grid.stride,
-            map_size=(height, width),
+            map_size=map_size,
             frames=self._now,
-            points_xy=torch.stack(points_xy),
-            reference_xy=torch.stack(reference_xy),
-            inside=torch.stack(inside),
-            clamped=clamped.cpu(),
+            points_xy=points_xy,
+            reference_xy=self._each(lambda f: f.to_picture(reference_xy)),
+            inside=self._each(Frame.contains, points_xy),
+            clamped=(points_yx.abs() == 1).any(dim=-1) & clamps,
             received=received,
-            queries_xy=torch.stack(queries_xy),
-            weights=torch.stack(weights).unflatten(-1, key_size).cpu(),
+            queries_xy=self._each(
+                Frame.to_picture, centres_xy[cells[..., 0], cells[..., 1]]
+            ),
+            weights=weights.unflatten(-1, key_size).cpu(),
+        )
+
+    def _each(self, function: Callable[..., Tensor], *of: Tensor) -> Tensor:
+        """Applies a function to the frame, and the part, of each picture."""
+        return torch.stack(
+            [function(*parts) for parts in zip(self._now, *of, strict=True)]
         )
 
 
-def check_queries(queries_xy: Sequence[Sequence[float]], frame: Frame) -> None:
-    """Raises ValueError if a query (x, y) lies outside the picture."""
+def check_queries(
+    queries_xy: Sequence[Sequence[float]],
+    frame: Frame,
+    input_size: Sequence[int],
+) -> None:
+    """Raises ValueError if the network does not see a query.
+
+    Args:
+        queries_xy: Pixels (x, y) of the picture.
+        frame: Where the input lies in the picture.
+        input_size: (H, W) of the input.
+    """
     height, width = frame.size
+    last_xy = torch.tensor([input_size[1], input_size[0]]) - 0.5
     for x, y in queries_xy:
         if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
             raise ValueError(
                 f'A query must lie on the picture, x in 0 to {width - 1} and '
                 f'y in 0 to {height - 1}; got x {x:g}, y {y:g}.'
+            )
+        seen = frame.to_input(torch.tensor([x, y], dtype=torch.float64))
+        if (seen < -0.5).any() or (seen > last_xy).any():
+            ends = torch.stack([torch.full_like(last_xy, -0.5), last_xy])
+            ends = frame.to_picture(ends).sort(dim=0)[0]
+            low, high = ends[0].ceil().int(), ends[1].floor().int()
+            raise ValueError(
+                f'A query must lie on the part of the picture that is left '
+                f'after cropping, x in {low[0]} to {high[0]} and y in '
+                f'{low[1]} to {high[1]}; got x {x:g}, y {y:g}.'
             )

@@ -54,6 +54,26 @@ class AttentionWeights:
                 scores = scores + self._bias.rows(start, stop)
             return scores.softmax(dim=-1)
 
+    def of(self, queries: Tensor) -> Tensor:
+        """Weights of chosen queries.
+
+        Args:
+            queries: For each picture numbers of queries, row-major over the
+                map, (B, Q).
+
+        Returns:
+            Tensor (B, heads, Q, Ns).
+        """
+        batch, heads, _, _ = self._q.shape
+        weights = self._q.new_zeros(
+            batch, heads, queries.shape[1], self._k.shape[2]
+        )
+        for i, numbers in enumerate(queries.tolist()):
+            for j, number in enumerate(numbers):
+                row = self.rows(number, number + 1)[i]
+                weights[i, :, j] = row[:, 0]
+        return weights
+
     def received(self, mask: Tensor) -> Tensor:
         """What each key gets from the queries of a mask, on average.
 

@@ -326,6 +326,23 @@ def test_hooks_are_gone_after_an_error():
     assert not model._forward_pre_hooks
 
 
+def test_a_query_that_was_cropped_away():
+    # 64 x 160, of which the middle 96 columns are left.
+    frame = Frame.from_meta(
+        dict(ori_shape=(64, 160), img_shape=(64, 96), scale_factor=(1, 1))
+    )
+    model = small()
+    with DATRecorder(model, frames=frame, queries_xy=[(32, 0)]):
+        model(images())
+    with (
+        pytest.raises(
+            ValueError, match='x in 32 to 127 and y in 0 to 63; got x 31'
+        ),
+        DATRecorder(model, frames=frame, queries_xy=[(31, 0)]),
+    ):
+        model(images())
+
+
 def test_gradients_flow_as_before():
     model, x = small(with_cp=True), images()
     model.train()

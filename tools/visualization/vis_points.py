@@ -140,7 +140,9 @@ def main() -> None:
         picture = load_picture(model, args.image)
         try:
             blocks = select_blocks(model, args.stage, args.block)
-            check_queries(args.query or [], picture.frame)
+            check_queries(
+                args.query or [], picture.frame, picture.inputs.shape[2:]
+            )
         except ValueError as error:
             raise UserError(str(error)) from error
         if not args.grid:
