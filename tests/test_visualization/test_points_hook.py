@@ -196,20 +196,6 @@ def test_found_by_its_prefix_from_any_scope():
     assert 'mmdat.visualization.points_hook 7' in out.stdout, out.stderr
 
 
-def test_mmdat_alone_imports_no_pictures():
-    code = (
-        'import sys, mmdat\n'
-        "print([m for m in sys.modules if 'mmdat.visualization' in m])"
-    )
-    out = subprocess.run(
-        [sys.executable, '-c', code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )
-    assert out.stdout.strip().endswith('[]'), out.stderr
-
-
 @pytest.mark.parametrize('name', ['interval', 'num_images'])
 def test_arguments_are_checked(name):
     with pytest.raises(ValueError, match=f'{name} .* positive .* got 0'):

@@ -12,6 +12,7 @@ from agreement import randomise
 from mmdat import DAT
 from mmdat.models.attention.deformable import POSITION_BIASES
 from mmdat.ops import sample_at_points
+from mmdat.ops.deformable_attention import BACKENDS
 from mmdat.visualization import DATRecorder, Frame, deformable_blocks
 from mmdat.visualization.recorder import select_blocks
 
@@ -280,14 +281,17 @@ def test_a_few_at_a_time_is_the_same(monkeypatch):
         torch.testing.assert_close(again[key].received, record.received)
 
 
-@pytest.mark.parametrize('backend', ['chunked', 'reference'])
+@pytest.mark.parametrize('backend', [b.name for b in BACKENDS])
 def test_does_not_depend_on_the_backend(backend):
     x = images()
     records = []
-    for name in (None, backend):
+    for name in ('reference', backend):
         model = small(backend=name)
         with DATRecorder(model, queries_xy=[(30, 20)]) as recorder:
-            model(x)
+            try:
+                model(x)
+            except ValueError as error:
+                pytest.skip(str(error))
         records.append(recorder.records)
     assert list(records[0]) == [(1, 1), (2, 1), (3, 0)]
     for key, record in records[0].items():
