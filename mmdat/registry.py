@@ -2,9 +2,10 @@
 """The registries of mmdat, children of mmengine's root registries.
 
 ``locations`` makes ``type='mmdat.DAT'`` resolve from any scope without an
-import in the config: mmengine imports this file, then the listed packages.
+import in the config: mmengine imports this file, then the listed modules.
 """
 
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
@@ -22,4 +23,10 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmdat',
     locations=['mmdat.engine.layer_decay'],
+)
+HOOKS = Registry(
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmdat',
+    locations=['mmdat.visualization.points_hook'],
 )

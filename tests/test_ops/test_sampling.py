@@ -59,7 +59,9 @@ def test_indexing_equals_grid_sample(monkeypatch):
     points = (torch.rand(2, 3, 4, 2, 2) * 2.6 - 1.3).double().requires_grad_()
     results = []
     for forced in (False, True):
-        monkeypatch.setattr(sampling, 'must_repeat_exactly', lambda _: forced)
+        monkeypatch.setattr(
+            sampling, 'must_repeat_exactly', lambda _, forced=forced: forced
+        )
         out = sampling.sample_at_points(x, points)
         grads = torch.autograd.grad((out * out).sum(), (x, points))
         results.append((out, *grads))
