@@ -17,11 +17,12 @@ from mmdat.engine.configuration import load_config
 from mmdat.utils.errors import UserError, one_sentence_errors
 
 NOTE = """\
-One multiply-add is one FLOP here, as in the papers. Counted is what runs:
-convolutions, linear layers, the products of attention (fused or not) and
-bilinear sampling, four multiply-adds for each number sampled; windows and
-tiles of neighbourhoods include their padding and masked pairs. Not counted:
-norms, activations, softmax, interpolation, RoIAlign, suppression of boxes.
+One multiply-add is one FLOP here, as in the papers. Counted: convolutions,
+linear layers, both products of every attention by its formula, whichever
+backend would run, and bilinear sampling, four multiply-adds for each number
+sampled. Windows include the padding of the map. Not counted: norms,
+activations, softmax, interpolation, RoIAlign, suppression of boxes. A
+two-stage detector gets as many proposals and boxes as it may have at most.
 """
 
 
