@@ -7,6 +7,7 @@ No data and no weights are needed: random input is followed by its shape.
 import argparse
 
 from mmengine.config import DictAction
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
@@ -91,6 +92,7 @@ def show(rows: list[Row], console: Console) -> None:
 def main() -> None:
     """Counts and prints."""
     args = parse_args()
+    MMLogger.get_current_instance().setLevel('WARNING')
     console = Console(highlight=False, soft_wrap=True)
     with one_sentence_errors('get_flops'):
         shape = None if args.shape is None else read_shape(args.shape)
