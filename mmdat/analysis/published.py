@@ -3,8 +3,7 @@
 
 from typing import NamedTuple
 
-#: Where a figure was read. The authors' tables were not at hand, so these
-#: quote them; a figure without a letter of its own was not found again.
+#: Where a figure was read: works and pages that quote the papers' tables.
 SOURCES = {
     'H': 'README of https://github.com/QingbeiGuo/HybridFormer',
     'P': 'https://paperswithcode.com and https://hyper.ai, results of the '
@@ -43,7 +42,9 @@ TABLES: dict[str, tuple[Published, ...]] = {
         Published('classifier_dat_pp_t_in1k', 'DAT-T++', 24, 4.3, 'PP'),
         Published('classifier_dat_pp_s_in1k', 'DAT-S++', 53, 9.4, 'PP'),
         Published('classifier_dat_pp_b_in1k', 'DAT-B++', 93, 16.6, 'PP'),
-        Published('classifier_dat_pp_b_384_in1k', 'DAT-B++ 384', 94, 49.7, 'PP'),
+        Published(
+            'classifier_dat_pp_b_384_in1k', 'DAT-B++ 384', 94, 49.7, 'PP'
+        ),
     ),
     'RetinaNet at 800 x 1280': (
         Published('retinanet_dat_t_coco', 'DAT-T', 38, 253, '??'),

@@ -212,9 +212,7 @@ def _classify(
 ) -> Sight:
     from mmpretrain import ImageClassificationInferencer
 
-    inferencer = ImageClassificationInferencer(
-        cfg, checkpoint, device=device
-    )
+    inferencer = ImageClassificationInferencer(cfg, checkpoint, device=device)
     if names is not None:
         inferencer.classes = names.get('classes')
     samples = inferencer(picture, return_datasamples=True)
