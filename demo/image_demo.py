@@ -6,9 +6,11 @@ or one that the authors released.
 """
 
 import argparse
+import warnings
 from pathlib import Path
 
 from mmengine.config import DictAction
+from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmdat.checkpoints.loading import use_safe_loading
@@ -48,6 +50,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Looks, prints and draws."""
     args = parse_args()
+    # What the packages say about themselves is of no interest here.
+    warnings.simplefilter('ignore')
+    MMLogger.get_current_instance().setLevel('ERROR')
     use_safe_loading()
     with one_sentence_errors('image_demo'):
         check_picture(args.picture)

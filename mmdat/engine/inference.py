@@ -18,6 +18,8 @@ from ..utils.errors import UserError
 
 # Smaller shares of a picture are not mentioned.
 SMALLEST_SHARE = 0.005
+# Smaller pictures have no room for the names and scores of classes.
+READABLE_SIDE = 320
 
 
 class Sight(NamedTuple):
@@ -126,7 +128,8 @@ def _check_weights(cfg: Config, checkpoint: str) -> dict[str, Any] | None:
     if isinstance(meta, Mapping) and {'dataset_meta', 'CLASSES'} & set(meta):
         return None
     dataset = cfg.test_dataloader.dataset
-    known = getattr(DATASETS.get(dataset.type), 'METAINFO', {})
+    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+        known = getattr(registry.get(dataset.type), 'METAINFO', {})
     return {**known, **dataset.get('metainfo', {})}
 
 
@@ -211,13 +214,21 @@ def _classify(
     names: dict[str, Any] | None,
 ) -> Sight:
     from mmpretrain import ImageClassificationInferencer
+    from mmpretrain.utils import progress
 
     inferencer = ImageClassificationInferencer(cfg, checkpoint, device=device)
     if names is not None:
         inferencer.classes = names.get('classes')
+    progress.disable_progress_bar = True
     samples = inferencer(picture, return_datasamples=True)
+    side = min(samples[0].ori_shape[:2])
     with TemporaryDirectory() as folder:
-        drawings = inferencer.visualize([picture], samples, show_dir=folder)
+        drawings = inferencer.visualize(
+            [picture],
+            samples,
+            resize=READABLE_SIDE if side < READABLE_SIDE else None,
+            show_dir=folder,
+        )
     scores = samples[0].pred_score.cpu()
     top = scores.topk(min(5, len(scores)))
     lines = [
