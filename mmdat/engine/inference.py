@@ -193,7 +193,7 @@ def _segment(
             'classes': names.get('classes'),
             'palette': names.get('palette'),
         }
-    result = inferencer(picture, return_vis=True)
+    result = inferencer(picture, return_vis=True, opacity=0.5)
     labels, areas = np.unique(result['predictions'], return_counts=True)
     shares = areas / areas.sum()
     classes = inferencer.model.dataset_meta.get('classes')
