@@ -2,7 +2,8 @@
 """Counting multiply-adds operator by operator, without computing anything."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -11,6 +12,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from ..models.attention import (
+    DeformableAttention,
+    NeighborhoodAttention,
+    WindowAttention,
+)
 
 aten = torch.ops.aten
 
@@ -29,6 +36,8 @@ _FUSED_ATTENTION = [
     aten._scaled_dot_product_fused_attention_overrideable,
 ]
 _PRODUCTS = ('bmm', 'baddbmm')
+# Those whose maths can run in several ways.
+_WITH_BACKENDS = (DeformableAttention, NeighborhoodAttention, WindowAttention)
 
 
 @dataclass
@@ -76,8 +85,12 @@ def count(
 
     Convolutions, linear layers, matrix products, fused attention and bilinear
     sampling are counted; norms, activations, softmax, additions and
-    interpolation to another map size are not, as is usual. What is counted is
-    what runs, padding and masked pairs included.
+    interpolation to another map size are not, as is usual.
+
+    The attentions of this package are counted by their formulas, whatever
+    would run: for the count they use their reference backend, which computes
+    each score that the formula has and no other. Windows include the padding
+    of the map, whose positions are keys like all others.
 
     Args:
         model: The model, on the CPU; it is put into eval mode.
@@ -109,7 +122,7 @@ def count(
     formulas.update((op, attention) for op in _FUSED_ATTENTION)
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     root = _Root(model, run or (lambda model, x: model(x))).eval()
-    with torch.no_grad():
+    with torch.no_grad(), _by_the_formula(model):
         if fake:
             with FakeTensorMode(allow_non_fake_inputs=True), counter:
                 root(torch.empty(shape))
@@ -118,6 +131,20 @@ def count(
             with counter:
                 root(x)
     return _own(counter.get_flop_counts(), sampling)
+
+
+@contextmanager
+def _by_the_formula(model: nn.Module) -> Iterator[None]:
+    """Lets the attentions of a model run their reference backends."""
+    attentions = [m for m in model.modules() if isinstance(m, _WITH_BACKENDS)]
+    backends = [attention.backend for attention in attentions]
+    try:
+        for attention in attentions:
+            attention.backend = 'reference'
+        yield
+    finally:
+        for attention, backend in zip(attentions, backends):
+            attention.backend = backend
 
 
 def _own(
