@@ -71,9 +71,11 @@ def _operator() -> torch.library.CustomOpDef | None:
     def attend(
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float
     ) -> Tensor:
-        return F.scaled_dot_product_attention(
+        out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias[None], scale=scale
-        ).clone()
+        )
+        # As fused attention leaves it; here whatever attention was taken.
+        return out.transpose(1, 2).contiguous().transpose(1, 2)
 
     @custom_op('mmdat::small_bias_attention_backward', mutates_args=())
     def attend_backward(
@@ -88,7 +90,8 @@ def _operator() -> torch.library.CustomOpDef | None:
 
     @attend.register_fake
     def _(q, k, v, bias, scale):
-        return torch.empty_like(q)
+        n, heads, queries, dim = q.shape
+        return q.new_empty(n, queries, heads, dim).transpose(1, 2)
 
     @attend_backward.register_fake
     def _(grad, q, k, v, bias, scale):
