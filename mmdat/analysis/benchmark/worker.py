@@ -1,9 +1,12 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The process that one case has to itself."""
 
+import ctypes
 import math
+import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +22,7 @@ from .step import build_step, wake_libraries
 
 OUT_OF_MEMORY = 'out of memory'
 MAX_REPETITIONS = 1000
+PR_SET_PDEATHSIG = 1  # of Linux: which signal to get when the parent ends
 
 
 def serve(connection: Connection, case: Case, log: str) -> None:
@@ -33,6 +37,7 @@ def serve(connection: Connection, case: Case, log: str) -> None:
         case: What to measure.
         log: File to which everything goes that would be printed.
     """
+    _end_with_parent()
     _stay_quiet(Path(log))
     try:
         run, first = _prepare(case)
@@ -55,6 +60,15 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return f'skipped: {said}'
     return f'failed: {type(error).__name__}: {said}'
+
+
+def _end_with_parent() -> None:
+    """However the session ends, this process does not compute on alone."""
+    with suppress(AttributeError, OSError):  # not Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        sys.exit('The session ended before its work began.')
 
 
 def _stay_quiet(log: Path) -> None:

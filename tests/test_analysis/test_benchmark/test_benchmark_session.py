@@ -3,8 +3,13 @@
 
 import io
 import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from rich.console import Console
@@ -71,6 +76,7 @@ class Fails(Base):
 class Hangs(Base):
     def forward(self, x):
         if self.passes == 1:
+            print('hangs', flush=True)
             time.sleep(1000)
         return super().forward(x)
 
@@ -81,6 +87,22 @@ class Writes(Base):
             print(os.getpid(), self.training, torch.is_grad_enabled(),
                   torch.get_num_threads(), self.conv(x).dtype, file=file)
         return super().forward(x)
+"""
+
+
+SESSION = """
+import sys
+from pathlib import Path
+
+from mmdat.analysis.benchmark.cases import *
+from mmdat.analysis.benchmark.session import Rules, Worker
+
+if __name__ == '__main__':
+    subject = Subject('Hangs', factory='{file}:Hangs')
+    case = Case(subject, Setting('inference', 1, 16, 16), Conditions())
+    worker = Worker(case, Rules(1, None, Path(sys.argv[1])))
+    print(worker._process.pid, flush=True)
+    worker.prepare()  # never done: it hangs when it is timed
 """
 
 
@@ -142,6 +164,26 @@ def test_a_round_that_takes_too_long_is_given_up(models, tmp_path):
         assert not worker.result.seconds
     finally:
         worker.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs prctl of Linux')
+def test_no_process_outlives_its_session(models, tmp_path):
+    """Also when that is killed while a pass is running."""
+    models('Hangs')
+    script = tmp_path / 'session.py'
+    script.write_text(SESSION.format(file=tmp_path / 'models.py'))
+    log = tmp_path / 'log'
+    with subprocess.Popen(
+        [sys.executable, script, log], stdout=subprocess.PIPE, text=True
+    ) as session:
+        child = psutil.Process(int(session.stdout.readline()))
+        while 'hangs' not in (log.read_text() if log.exists() else ''):
+            assert session.poll() is None and child.is_running()
+            time.sleep(0.1)
+        session.kill()
+    with suppress(psutil.NoSuchProcess):
+        child.wait(timeout=30)  # raises TimeoutExpired if it goes on
 
 
 @pytest.mark.slow
