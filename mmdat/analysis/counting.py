@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -18,6 +19,7 @@ from ..models.attention import (
     NeighborhoodAttention,
     WindowAttention,
 )
+from ..models.layers import pad_to_multiple
 
 aten = torch.ops.aten
 
@@ -89,8 +91,8 @@ def count(
 
     The attentions of this package are counted by their formulas, whatever
     would run: for the count they use their reference backend, which computes
-    each score that the formula has and no other. Windows include the padding
-    of the map, whose positions are keys like all others.
+    each score that the formula has and no other. Windows are whole: the
+    padding of the map goes through projections and products like the rest.
 
     Args:
         model: The model, on the CPU; it is put into eval mode.
@@ -135,16 +137,28 @@ def count(
 
 @contextmanager
 def _by_the_formula(model: nn.Module) -> Iterator[None]:
-    """Lets the attentions of a model run their reference backends."""
+    """Lets the attentions of a model do what their formulas say."""
     attentions = [m for m in model.modules() if isinstance(m, _WITH_BACKENDS)]
     backends = [attention.backend for attention in attentions]
+    windows = [m for m in attentions if isinstance(m, WindowAttention)]
     try:
         for attention in attentions:
             attention.backend = 'reference'
+        for window in windows:
+            window.forward = partial(_whole_windows, window)
         yield
     finally:
         for attention, backend in zip(attentions, backends):
             attention.backend = backend
+        for window in windows:
+            del window.forward
+
+
+def _whole_windows(attention: WindowAttention, x: Tensor) -> Tensor:
+    """Everything that an attention does, on a map of whole windows."""
+    height, width = x.shape[1:3]
+    x = pad_to_multiple(x, attention.window_size)
+    return type(attention).forward(attention, x)[:, :height, :width]
 
 
 def _own(

@@ -21,7 +21,7 @@ NOTE = """\
 One multiply-add is one FLOP here, as in the papers. Counted: convolutions,
 linear layers, both products of every attention by its formula, whichever
 backend would run, and bilinear sampling, four multiply-adds for each number
-sampled. Windows include the padding of the map. Not counted: norms,
+sampled. Windows are whole, padding of the map included. Not counted: norms,
 activations, softmax, interpolation, RoIAlign, suppression of boxes. A
 two-stage detector gets as many proposals and boxes as it may have at most.
 """
