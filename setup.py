@@ -8,6 +8,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools before 70
+    from wheel.bdist_wheel import bdist_wheel
+
 ROOT = Path(__file__).resolve().parent
 MIM_FILES = ('configs', 'tools', 'demo', 'model-index.yml')
 
@@ -38,6 +43,23 @@ EXTRAS['dev'] = [
 ]
 
 
+def place_mim_files(mim: Path, links: bool = False) -> None:
+    """Fills a folder that mim looks into, with copies or links."""
+    shutil.rmtree(mim, ignore_errors=True)
+    mim.mkdir(parents=True)
+    skip = shutil.ignore_patterns('__pycache__', 'dev')
+    for source in (ROOT / name for name in MIM_FILES):
+        target = mim / source.name
+        if not source.exists():
+            continue
+        if links:
+            target.symlink_to(Path('..') / '..' / source.name)
+        elif source.is_dir():
+            shutil.copytree(source, target, ignore=skip)
+        else:
+            shutil.copyfile(source, target)
+
+
 class BuildWithMim(build_py):
     """Also puts configs and tools into ``mmdat/.mim``, where mim looks.
 
@@ -49,20 +71,22 @@ class BuildWithMim(build_py):
         """Builds, then adds the files."""
         super().run()
         editable = getattr(self, 'editable_mode', False)
-        mim = Path(ROOT if editable else self.build_lib) / 'mmdat' / '.mim'
-        shutil.rmtree(mim, ignore_errors=True)
-        mim.mkdir(parents=True)
-        skip = shutil.ignore_patterns('__pycache__', 'dev')
-        for source in (ROOT / name for name in MIM_FILES):
-            target = mim / source.name
-            if not source.exists():
-                continue
-            if editable:
-                target.symlink_to(Path('..') / '..' / source.name)
-            elif source.is_dir():
-                shutil.copytree(source, target, ignore=skip)
-            else:
-                shutil.copyfile(source, target)
+        top = Path(ROOT if editable else self.build_lib)
+        place_mim_files(top / 'mmdat' / '.mim', links=editable)
+
+
+class WheelWithMim(bdist_wheel):
+    """Puts them beside the metadata of a wheel as well.
+
+    onedl-mim takes the folder of the first file in an installed wheel's list
+    for the package. That is ``mmdat`` for none whose distribution bears the
+    name of its module: ``mmdat-0.1.0.dist-info`` comes before ``mmdat``.
+    """
+
+    def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
+        """Makes the metadata, then adds the files."""
+        super().egg2dist(egginfo_path, distinfo_path)
+        place_mim_files(Path(distinfo_path) / '.mim')
 
 
 setup(
@@ -74,7 +98,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=('mmdat', 'mmdat.*')),
-    cmdclass={'build_py': BuildWithMim},
+    cmdclass={'build_py': BuildWithMim, 'bdist_wheel': WheelWithMim},
     install_requires=['torch>=2.1'],
     extras_require=EXTRAS,
     zip_safe=False,

@@ -2,8 +2,9 @@
 """Deformable Attention Transformer backbones for OpenMMLab.
 
 Importing this package registers :class:`mmdat.models.DAT`, so that
-``custom_imports = dict(imports=['mmdat'])`` is all a config needs. Only torch
-and mmengine are imported.
+``custom_imports = dict(imports=['mmdat'])`` is all a config needs, and lets
+configs inherit from those of every OpenMMLab package and of this one. Only
+torch and mmengine are imported.
 """
 
 from importlib.util import find_spec
@@ -16,6 +17,9 @@ if find_spec('mmengine') is None:
     )
 
 from .models import DAT
+from .utils.setup_env import setup_config_packages
 from .version import __version__
+
+setup_config_packages()
 
 __all__ = ['DAT', '__version__']

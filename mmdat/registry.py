@@ -1,11 +1,15 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The registry of mmdat, a child of mmengine's root registry.
+"""The registries of mmdat, children of mmengine's root registries.
 
 ``locations`` makes ``type='mmdat.DAT'`` resolve from any scope without an
-import in the config: mmengine imports this file, then the listed packages.
+import in the config: mmengine imports this file, then the listed modules.
 """
 
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+)
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -13,4 +17,16 @@ MODELS = Registry(
     parent=MMENGINE_MODELS,
     scope='mmdat',
     locations=['mmdat.models'],
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmdat',
+    locations=['mmdat.engine.layer_decay'],
+)
+HOOKS = Registry(
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmdat',
+    locations=['mmdat.visualization.points_hook'],
 )

@@ -1,16 +1,20 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """What is installed: configs and tools for mim, and nothing over a fork."""
 
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from email import message_from_string
+from importlib.metadata import Distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import mmdat
+from mmdat.datasets.digits import DigitsOptions, make_digits
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +41,49 @@ def wheel(tmp_path_factory):
     return zipfile.ZipFile(next(folder.glob('*.whl')))
 
 
+class Environment:
+    """A new virtual environment with the wheel in it.
+
+    What mmdat needs is not downloaded once more but read from the environment
+    of the tests, without the mmdat that is installed there.
+    """
+
+    def __init__(self, folder, wheel):
+        self.python = folder / 'bin' / 'python'
+        run([sys.executable, '-m', 'venv', folder])
+        run([self.python, '-m', 'pip', 'install', '--no-deps', '-q', wheel])
+        self.site = next((folder / 'lib').glob('python3*/site-packages'))
+        dependencies = self.site / 'dependencies.pth'
+        dependencies.write_text(
+            '\n'.join(p for p in sys.path if p.endswith('-packages'))
+        )
+        self.mim = self.site / 'mmdat' / '.mim'
+
+    def __call__(self, *command, code=0):
+        """Runs Python with a command line, away from the source tree."""
+        return run([self.python, *command], self.site.parent, code)
+
+
+def run(command, folder=None, code=0):
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    environment.pop('PYTHONPATH', None)
+    done = subprocess.run(
+        [str(c) for c in command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output[-4000:]
+    return output
+
+
+@pytest.fixture(scope='module')
+def environment(wheel, tmp_path_factory):
+    return Environment(tmp_path_factory.mktemp('venv'), wheel.filename)
+
+
 def test_a_wheel_carries_everything(wheel):
     names = set(wheel.namelist())
     for path in (
@@ -45,6 +92,7 @@ def test_a_wheel_carries_everything(wheel):
         'mmdat/.mim/configs/_base_/models/mask_rcnn_dat.py',
         'mmdat/.mim/tools/train.py',
         'mmdat/.mim/tools/dist_train.sh',
+        'mmdat/.mim/demo/image_demo.py',
         'mmdat/.mim/model-index.yml',
     ):
         assert path in names
@@ -61,7 +109,12 @@ def test_a_source_distribution_carries_everything(tmp_path):
     build(tmp_path, 'sdist')
     shutil.unpack_archive(next(tmp_path.glob('*.tar.gz')), tmp_path / 'out')
     top = next((tmp_path / 'out').iterdir())
-    for path in ('configs/mask_rcnn_dat_t_coco.py', 'tools/dist_train.sh'):
+    for path in (
+        'configs/mask_rcnn_dat_t_coco.py',
+        'tools/dist_train.sh',
+        'demo/image_demo.py',
+        'model-index.yml',
+    ):
         assert (top / path).is_file()
 
 
@@ -77,6 +130,59 @@ def test_requirements_name_no_openmmlab_package_outside_extras(wheel):
     # An extra would join the official packages to an installed fork.
     official = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
     assert not any(line.startswith(official) for line in lines)
+
+
+def test_an_installed_wheel_runs(environment):
+    out = environment('-m', 'mmdat.utils.collect_env')
+    assert f'mmdat: {mmdat.__version__} in {environment.site}' in out
+    out = environment(environment.mim / 'demo' / 'image_demo.py', '--help')
+    assert 'usage: image_demo.py' in out
+
+
+def test_an_installed_wheel_finds_its_configs(environment, tmp_path):
+    """By a tool of its own, in a config that is the user's."""
+    pytest.importorskip('mmdet')
+    config = tmp_path / 'mine.py'
+    parts = ('models/mask_rcnn_dat', 'datasets/coco_instance')
+    parts += ('schedules/coco_1x', 'runtimes/detection')
+    bases = [f'mmdat::_base_/{part}.py' for part in parts]
+    config.write_text(f'_base_ = {bases}\n')
+    out = environment(environment.mim / 'tools' / 'train.py', config, code=2)
+    assert 'train: The train data is missing' in out.splitlines()[-1]
+
+
+def test_mim_finds_the_tools_of_an_installed_wheel(environment):
+    installed = Distribution.discover(name='mmdat', path=[environment.site])
+    first = next(installed).files[0].parts[0]  # as onedl-mim does
+    for folder in ('mmdat', first):
+        mim = environment.site / folder / '.mim'
+        for path in ('tools/train.py', 'tools/test.py', 'model-index.yml'):
+            assert (mim / path).is_file()
+        found = list((environment.site / folder).rglob('upernet_dat_t_*.py'))
+        assert len(found) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec('mim') is None,
+    reason='mim is not installed; pip install --no-deps onedl-mim would do',
+)
+def test_mim_trains_and_tests(environment, tmp_path):
+    pytest.importorskip('mmpretrain')
+    options = DigitsOptions(train=8, val=4, size=96, crops=4, crop_size=48)
+    digits = make_digits(tmp_path / 'digits', options)
+    data = ['--data-root', f'{digits}/imagenet/', '--work-dir', tmp_path]
+    config = 'classifier_dat_digits.py'
+    out = environment(
+        *('-m', 'mim', 'train', 'mmdat', config, '--gpus', 0, *data),
+        *('--cfg-options', 'train_cfg.max_epochs=1'),
+    )
+    assert 'Training finished successfully' in out
+    out = environment(
+        *('-m', 'mim', 'test', 'mmdat', config, *data),
+        *('--checkpoint', tmp_path / 'epoch_1.pth'),
+    )
+    assert 'accuracy/top1' in out and 'Testing finished successfully' in out
 
 
 def test_this_installation_shows_its_configs_to_mim():

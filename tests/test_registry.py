@@ -63,6 +63,7 @@ def test_only_torch_and_mmengine_are_needed():
     names = ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision')
     out = python(
         BLOCK.format(names=names) + 'import torch, mmdat\n'
+        "assert 'mmdat.visualization' not in sys.modules\n"
         "print(len(mmdat.DAT('dat_t')(torch.rand(1, 3, 32, 32))))"
     )
     assert out.endswith('4')

@@ -60,7 +60,7 @@ def main() -> None:
         check_run(cfg, ('train', 'val'))
         prepare_launch(cfg, args.launcher)
         runner = Runner.from_cfg(cfg)
-        check_weights(runner)
+        check_weights(runner, training=True)
         runner.train()
         end_launch()
 

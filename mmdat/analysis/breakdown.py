@@ -64,11 +64,9 @@ def break_down(model: nn.Module, counts: dict[str, ModuleCount]) -> list[Row]:
         return rows.setdefault((*place, term), Row(*place, term))
 
     for name, parameter in model.named_parameters():
-        owner, _, entry = name.rpartition('.')
+        owner = name.rpartition('.')[0]
         place = _place(modules, owner)
         term = _layer_term(modules, owner)
-        if entry in ('rpe_table', 'rpb', 'relative_position_bias_table'):
-            term = 'position bias'
         row(place, term).parameters += parameter.numel()
     for name, number in counts.items():
         place = _place(modules, name)
@@ -134,8 +132,13 @@ def _layer_term(modules: dict[str, nn.Module], name: str) -> str:
     """Term of the layers of an attention, otherwise empty."""
     for inside in _around(modules, name):
         if isinstance(modules.get(inside), tuple(_ATTENTION)):
-            is_offset = '.conv_offset' in name.removeprefix(inside)
-            return 'offsets' if is_offset else 'projections'
+            part = name.removeprefix(inside).removeprefix('.').split('.')[0]
+            # Outside its layers an attention does nothing but biases.
+            return {
+                'conv_offset': 'offsets',
+                'rpe_table': 'position bias',
+                '': 'position bias',
+            }.get(part, 'projections')
     return ''
 
 

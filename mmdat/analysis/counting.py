@@ -2,15 +2,24 @@
 """Counting multiply-adds operator by operator, without computing anything."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from ..models.attention import (
+    DeformableAttention,
+    NeighborhoodAttention,
+    WindowAttention,
+)
+from ..models.layers import pad_to_multiple
 
 aten = torch.ops.aten
 
@@ -29,6 +38,8 @@ _FUSED_ATTENTION = [
     aten._scaled_dot_product_fused_attention_overrideable,
 ]
 _PRODUCTS = ('bmm', 'baddbmm')
+# Those whose maths can run in several ways.
+_WITH_BACKENDS = (DeformableAttention, NeighborhoodAttention, WindowAttention)
 
 
 @dataclass
@@ -76,8 +87,12 @@ def count(
 
     Convolutions, linear layers, matrix products, fused attention and bilinear
     sampling are counted; norms, activations, softmax, additions and
-    interpolation to another map size are not, as is usual. What is counted is
-    what runs, padding and masked pairs included.
+    interpolation to another map size are not, as is usual.
+
+    The attentions of this package are counted by their formulas, whatever
+    would run: for the count they use their reference backend, which computes
+    each score that the formula has and no other. Windows are whole: the
+    padding of the map goes through projections and products like the rest.
 
     Args:
         model: The model, on the CPU; it is put into eval mode.
@@ -109,7 +124,7 @@ def count(
     formulas.update((op, attention) for op in _FUSED_ATTENTION)
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     root = _Root(model, run or (lambda model, x: model(x))).eval()
-    with torch.no_grad():
+    with torch.no_grad(), _by_the_formula(model):
         if fake:
             with FakeTensorMode(allow_non_fake_inputs=True), counter:
                 root(torch.empty(shape))
@@ -118,6 +133,32 @@ def count(
             with counter:
                 root(x)
     return _own(counter.get_flop_counts(), sampling)
+
+
+@contextmanager
+def _by_the_formula(model: nn.Module) -> Iterator[None]:
+    """Lets the attentions of a model do what their formulas say."""
+    attentions = [m for m in model.modules() if isinstance(m, _WITH_BACKENDS)]
+    backends = [attention.backend for attention in attentions]
+    windows = [m for m in attentions if isinstance(m, WindowAttention)]
+    try:
+        for attention in attentions:
+            attention.backend = 'reference'
+        for window in windows:
+            window.forward = partial(_whole_windows, window)
+        yield
+    finally:
+        for attention, backend in zip(attentions, backends):
+            attention.backend = backend
+        for window in windows:
+            del window.forward
+
+
+def _whole_windows(attention: WindowAttention, x: Tensor) -> Tensor:
+    """Everything that an attention does, on a map of whole windows."""
+    height, width = x.shape[1:3]
+    x = pad_to_multiple(x, attention.window_size)
+    return type(attention).forward(attention, x)[:, :height, :width]
 
 
 def _own(

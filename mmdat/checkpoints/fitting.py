@@ -64,13 +64,8 @@ def load_and_compare(model: nn.Module, checkpoint: Mapping) -> Misfit:
         checkpoint: As ``torch.load`` gives it, in mmengine's or the authors'
             layout.
     """
-    entries = released.unwrap(checkpoint)
-    entries = {
-        re.sub(r'^module\.', '', name): value
-        for name, value in entries.items()
-    }
     try:
-        model.load_state_dict(entries, strict=True)
+        model.load_state_dict(released.entries_of(checkpoint), strict=True)
     except RuntimeError as error:
         return _parse(str(error))
     return Misfit()
@@ -114,6 +109,25 @@ def check_fits(
             _sentence(source, identify(checkpoint), wanted, misfit)
         )
     return misfit
+
+
+def resolution_note(
+    source: str, checkpoint: Mapping[str, Any], model: nn.Module
+) -> str | None:
+    """What to say of a classifier that is run at another resolution.
+
+    Its tables are resized and it works, but the number that goes with the
+    file is not to be expected. Dense models run at any size.
+    """
+    found, wanted = identify(checkpoint), identify(model.state_dict())
+    tasks = {found.task, wanted.task}
+    if tasks != {'classification'} or found.img_size == wanted.img_size:
+        return None
+    return (
+        f'{source} is {found}, the config builds {wanted}: tables of position '
+        f'biases are resized, and the accuracy that is reported for the file '
+        f'holds at {found.img_size} only.'
+    )
 
 
 def _sentence(

@@ -41,7 +41,7 @@ def _adapt_backbone(
     translated = dict(entries)
     if released.is_released(entries):
         translated = released.translate(entries)
-        _settle_norms(translated, own, 'cls_norm.norm.weight' in entries)
+    _settle_norms(translated, own)
     resized = []
     for name, value in translated.items():
         if name in own and isinstance(value, torch.Tensor):
@@ -69,20 +69,19 @@ def _backbone_entries(state_dict: dict[str, Any]) -> dict[str, Any]:
     return inside or dict(state_dict)
 
 
-def _settle_norms(
-    translated: dict[str, Any], own: dict[str, Any], classification: bool
-) -> None:
-    """Drops output norms the model lacks, fills in those the file lacks.
+def _settle_norms(entries: dict[str, Any], own: dict[str, Any]) -> None:
+    """Drops output norms the model lacks, fills in those of a classifier.
 
-    A classification file holds the norm of stage 4 alone; a dense model keeps
-    the initial values of the other three.
+    A classifier holds the norm of stage 4 alone; a dense model that starts
+    from it keeps the initial values of the other three.
     """
+    held = [i for i in range(4) if f'norm{i}.weight' in entries]
     for i in range(4):
         for name in (f'norm{i}.weight', f'norm{i}.bias'):
             if name not in own:
-                translated.pop(name, None)
-            elif classification and name not in translated:
-                translated[name] = own[name]
+                entries.pop(name, None)
+            elif held == [3] and name not in entries:
+                entries[name] = own[name]
 
 
 def _adapt_parent(

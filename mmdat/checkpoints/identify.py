@@ -111,7 +111,7 @@ def identify(checkpoint: Mapping[str, Any]) -> Identity:
     """
     shapes = {
         name: tuple(value.shape)
-        for name, value in released.unwrap(checkpoint).items()
+        for name, value in released.entries_of(checkpoint).items()
         if hasattr(value, 'shape')
     }
     parameters = sum(

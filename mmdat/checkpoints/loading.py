@@ -3,6 +3,9 @@
 
 import os
 import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,12 +14,27 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.utils import digit_version
 
 from ..utils.errors import UserError
+from . import safetensors_files
+
+# Makes torch.load refuse code wherever it is called.
+_FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+
+
+class _Settings:
+    """Stands for yacs' CfgNode, a dict, in files of the DAT training code.
+
+    Torch's safe reader fills dicts of exactly its own types only.
+    """
+
+    def __new__(cls) -> OrderedDict:
+        return OrderedDict()
 
 
 def _harmless_types() -> list[Any]:
-    """What training checkpoints of mmengine carry besides tensors."""
+    """What training checkpoints carry besides tensors."""
     core = getattr(np, '_core', None) or np.core
     numbers = {type(np.dtype(c)) for c in '?bBhHiIlLqQefdU'}
     return [
@@ -30,6 +48,7 @@ def _harmless_types() -> list[Any]:
         (core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
         *numbers,
         (_statistic, 'builtins.getattr'),
+        (_Settings, 'yacs.config.CfgNode'),
     ]
 
 
@@ -41,18 +60,30 @@ def _statistic(owner: Any, name: str) -> Any:
 
 
 def _read(path: Path, map_location: Any) -> Any:
-    with torch.serialization.safe_globals(_harmless_types()):
+    if path.suffix == safetensors_files.SUFFIX:
+        return safetensors_files.read(path, map_location)
+    if digit_version(torch.__version__) < digit_version('2.6.0'):
+        # No types can be allowed under names of their own, nor need they be
+        # for files that hold weights alone.
+        allowed: Any = nullcontext()
+    else:
+        allowed = torch.serialization.safe_globals(_harmless_types())
+    with allowed:
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def load_checkpoint_file(
     filename: str | os.PathLike, map_location: Any = None
-) -> Any:
+) -> Mapping[str, Any]:
     """Reads a checkpoint from disk.
 
     Args:
-        filename: A file that ``torch.save`` wrote.
+        filename: A file that ``torch.save`` wrote, or a ``.safetensors`` file.
         map_location: As in :func:`torch.load`.
+
+    Returns:
+        What was saved; the tensors of a ``.safetensors`` file come under
+        ``state_dict``, what it says of them under ``meta``.
 
     Raises:
         UserError: There is no such file, or it is no checkpoint, or it asks
@@ -74,21 +105,29 @@ def load_checkpoint_file(
             f'{path} is empty, not a checkpoint; download or copy it again.'
         )
     try:
-        return _read(path, map_location)
-    except UnpicklingError as error:
+        content = _read(path, map_location)
+    except (
+        UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+    ) as error:
         raise UserError(_why_not(path, error)) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    if not isinstance(content, Mapping):
         raise UserError(
-            f'{path} is not a checkpoint that torch.save wrote, or it is '
-            f'damaged ({_first_line(error)}); download or copy it again.'
-        ) from error
+            f'A checkpoint must hold weights by name; {path} holds a '
+            f'{type(content).__name__}, so save a state dict instead.'
+        )
+    return content
 
 
 def _why_not(path: Path, error: Exception) -> str:
     """The sentence for a file that the safe reader refuses."""
     with path.open('rb') as file:
         start = file.read(256)
-    if start.lstrip()[:1] == b'<':
+    if start.removeprefix(b'\xef\xbb\xbf').lstrip()[:1] == b'<':
         return (
             f'{path} is a web page, not a checkpoint: the download gave its '
             f"site's page in place of the file; download it in a browser."
@@ -100,8 +139,11 @@ def _why_not(path: Path, error: Exception) -> str:
             f'have no need for, so it was refused and nothing was run; get '
             f'the file from a source you trust and save its tensors alone.'
         )
+    writer = 'torch.save'
+    if path.suffix == safetensors_files.SUFFIX:
+        writer = 'safetensors'
     return (
-        f'{path} is not a checkpoint that torch.save wrote, or it is damaged '
+        f'{path} is not a checkpoint that {writer} wrote, or it is damaged '
         f'({_first_line(error)}); download or copy it again.'
     )
 
@@ -118,9 +160,25 @@ def use_safe_loading() -> None:
     Local files are read by :func:`load_checkpoint_file`; for what mmengine
     downloads, torch is told to refuse code as well.
     """
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    os.environ[_FORCE] = '1'
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:
         return load_checkpoint_file(filename, map_location)
 
     CheckpointLoader.register_scheme('', load_from_local, force=True)
+
+
+@contextmanager
+def safe_loading() -> Iterator[None]:
+    """As :func:`use_safe_loading`, and as before afterwards."""
+    schemes, forced = CheckpointLoader._schemes, os.environ.get(_FORCE)
+    CheckpointLoader._schemes = dict(schemes)
+    try:
+        use_safe_loading()
+        yield
+    finally:
+        CheckpointLoader._schemes = schemes
+        if forced is None:
+            os.environ.pop(_FORCE, None)
+        else:
+            os.environ[_FORCE] = forced

@@ -70,6 +70,19 @@ def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     return checkpoint
 
 
+def entries_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict inside a checkpoint, without the ``module.`` of DDP."""
+    return {
+        name.removeprefix('module.'): value
+        for name, value in unwrap(checkpoint).items()
+    }
+
+
+def is_index_table(name: str) -> bool:
+    """Whether an entry follows from the architecture and is not loaded."""
+    return bool(_INDEX_TABLES.search(name))
+
+
 def translate(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """A released backbone's state dict under our names.
 
@@ -79,5 +92,5 @@ def translate(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {
         rename(key): value
         for key, value in state_dict.items()
-        if not _INDEX_TABLES.search(key) and not key.startswith('cls_head.')
+        if not is_index_table(key) and not key.startswith('cls_head.')
     }

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from ..checkpoints.fitting import check_fits
+from ..checkpoints.fitting import check_fits, resolution_note
 from ..checkpoints.loading import load_checkpoint_file
 from ..checkpoints.released import unwrap
 from ..models import DAT
@@ -79,16 +79,26 @@ def _check_pretrained(place: str, entry: dict, backbone: DAT) -> None:
                 for name, value in unwrap(checkpoint).items()
                 if name.startswith(start)
             }
+            if not checkpoint:
+                raise UserError(
+                    f'{filename} has no entry that starts with {start}; leave '
+                    f'out prefix, as whole models and backbones alone are '
+                    f'told apart by themselves.'
+                )
         check_fits(filename, checkpoint, backbone)
     except UserError as error:
         raise UserError(f'{place}: {error}') from error
 
 
-def check_weights(runner: Runner) -> None:
+def check_weights(runner: Runner, training: bool = False) -> None:
     """Compares the checkpoint a runner will load with its model.
 
     A test and a resumed training need every weight; a training that starts
     from ``load_from`` needs those of the backbone, as heads may differ.
+
+    Args:
+        runner: Made, but not yet run.
+        training: Whether it is going to train.
 
     Raises:
         UserError: Parameters would keep their initial, random values.
@@ -99,10 +109,13 @@ def check_weights(runner: Runner) -> None:
     model = runner.model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    fresh = runner._train_loop is not None and not runner._resume
+    fresh = training and not runner._resume
     checkpoint = load_checkpoint_file(filename, 'cpu')
     misfit = check_fits(
         filename, checkpoint, model, 'backbone.' if fresh else ''
     )
     if misfit.unexpected:
         runner.logger.warning(f'{filename} and the model: {misfit}.')
+    note = resolution_note(filename, checkpoint, model)
+    if note is not None:
+        runner.logger.warning(note)

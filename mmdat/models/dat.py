@@ -9,13 +9,14 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from ..checkpoints.hooks import adapt_checkpoints_of
+from ..checkpoints.loading import safe_loading
 from ..ops.dispatch import check_backend_name
 from ..registry import MODELS
 from .arch import ARCH_ZOO, NUM_STAGES, resolve_arch
 from .embed import down_projection, patch_embedding
 from .stage import Stage
 
-BACKEND_NAMES = ('chunked', 'tiled', 'reference')
+BACKEND_NAMES = ('triton', 'separable', 'chunked', 'tiled', 'reference')
 
 
 # Also in mmengine's root registry, so that ``type='DAT'`` resolves from the
@@ -204,6 +205,47 @@ class DAT(BaseModule):
                 out = getattr(self, f'norm{i}')(x)
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
+
+    def init_weights(self) -> None:
+        """Initialises as `init_cfg` says; its checkpoint is read as data.
+
+        Raises:
+            UserError: The checkpoint is missing, is something else or asks to
+                run code.
+        """
+        with safe_loading():
+            super().init_weights()
+
+    def get_layer_depth(
+        self, param_name: str, prefix: str = ''
+    ) -> tuple[int, int]:
+        """Says how deep a parameter lies, for layer-wise decay of rates.
+
+        The patch embedding is layer 0 and every block a layer; a
+        down-projection belongs to the block before it. Output norms count as
+        part of what follows, since dense models start with new ones.
+
+        Args:
+            param_name: Name of a parameter of the whole model.
+            prefix: What the names of this backbone's parameters start with
+                in that model, such as ``'backbone.'``.
+
+        Returns:
+            The depth, and the number of layers: one more than the depth of
+            all that is not in this backbone.
+        """
+        depths = [stage.depth for stage in self.arch.stages]
+        last = sum(depths) + 1
+        depth = last
+        if param_name.startswith(prefix):
+            part, *numbers = param_name[len(prefix) :].split('.')
+            if part == 'patch_embed':
+                depth = 0
+            elif part == 'stages':  # stages.STAGE.blocks.BLOCK
+                depth = sum(depths[: int(numbers[0])]) + int(numbers[2]) + 1
+            elif part == 'downsamples':
+                depth = sum(depths[: int(numbers[0]) + 1])
+        return depth, last + 1
 
     def train(self, mode: bool = True) -> 'DAT':
         """Sets the mode; frozen stages and `norm_eval` norms stay in eval."""

@@ -3,13 +3,24 @@
 
 from torch import Tensor
 
-from .backends import chunked, reference
-from .dispatch import Backend, choose
+from .backends import chunked, reference, separable, triton_deformable
+from .dispatch import Backend, choose, reasons
 from .position_bias import PositionBias
 from .precision import autocast_off
 
 BACKENDS = (
-    Backend('chunked', chunked.deformable_attention),
+    Backend(
+        'triton',
+        triton_deformable.deformable_attention,
+        triton_deformable.declines,
+    ),
+    Backend(
+        'separable',
+        separable.deformable_attention,
+        separable.declines,
+        separable.yields,
+    ),
+    Backend('chunked', chunked.deformable_attention, chunked.declines),
     Backend('reference', reference.deformable_attention),
 )
 
@@ -23,7 +34,8 @@ def deformable_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
-) -> Tensor:
+    explain: bool = False,
+) -> Tensor | dict[str, str | None]:
     """Attention of a map of queries on a few shared, sampled keys.
 
     ``softmax(scale q k^T + bias) v`` (DAT, eq. 5 to 8). The position bias is
@@ -36,7 +48,9 @@ def deformable_attention(
         bias: A bias of :mod:`mmdat.ops.position_bias`, or None.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'chunked'``, ``'reference'``, or None to choose.
+        backend: ``'triton'``, ``'separable'``, ``'chunked'``,
+            ``'reference'``, or None to choose.
+        explain: Return the reasons why each backend declines instead.
 
     Returns:
         Tensor (B, H, W, heads, d).
@@ -48,6 +62,8 @@ def deformable_attention(
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     args = q, k, v, bias, scale, dropout
+    if explain:
+        return reasons('deformable_attention', BACKENDS, *args)
     run = choose('deformable_attention', BACKENDS, backend, *args)
     with autocast_off(q):
         out = run(*args)  # B, heads, H W, d

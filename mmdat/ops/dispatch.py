@@ -24,11 +24,14 @@ class Backend:
         run: The implementation.
         declines: Given the op's arguments, the reason why it cannot run, or
             None.
+        yields: The reason why the next one is likely faster, or None; of no
+            interest for a backend that was asked for.
     """
 
     name: str
     run: Callable
     declines: Callable[..., str | None] = runs_everywhere
+    yields: Callable[..., str | None] = runs_everywhere
 
 
 def check_backend_name(name: str | None, known: tuple[str, ...]) -> None:
@@ -57,18 +60,18 @@ def choose(
         ValueError: The wanted backend declines; the message is its reason.
     """
     name = name or os.environ.get(ENVIRONMENT_VARIABLE)
-    wanted = [b for b in backends if b.name == name] or backends
-    reasons = []
-    for backend in wanted:
+    asked_for = [b for b in backends if b.name == name]
+    why_not = []
+    for backend in asked_for or backends:
         reason = backend.declines(*args)
-        if reason is None:
+        if reason is None and (asked_for or backend.yields(*args) is None):
             return backend.run
-        reasons.append(f'{backend.name}: {reason}')
-    raise ValueError(f'No backend can run {op} here. {" ".join(reasons)}')
+        why_not.append(f'{backend.name}: {reason}')
+    raise ValueError(f'No backend can run {op} here. {" ".join(why_not)}')
 
 
-def explain(op: str, backends: tuple[Backend, ...], *args) -> dict:
-    """Reasons why each backend of an op declines, None where it would run."""
-    reasons = {b.name: b.declines(*args) for b in backends}
-    MMLogger.get_current_instance().debug(f'{op}: {reasons}')
-    return reasons
+def reasons(op: str, backends: tuple[Backend, ...], *args) -> dict:
+    """Why each backend of an op is passed over, None where it would run."""
+    found = {b.name: b.declines(*args) or b.yields(*args) for b in backends}
+    MMLogger.get_current_instance().debug(f'{op}: {found}')
+    return found

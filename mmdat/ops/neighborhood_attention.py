@@ -3,12 +3,17 @@
 
 from torch import Tensor
 
-from .backends import reference, tiled
-from .dispatch import Backend, choose
+from .backends import reference, tiled_neighborhood, triton_neighborhood
+from .dispatch import Backend, choose, reasons
 from .precision import autocast_off
 
 BACKENDS = (
-    Backend('tiled', tiled.neighborhood_attention),
+    Backend(
+        'triton',
+        triton_neighborhood.neighborhood_attention,
+        triton_neighborhood.declines,
+    ),
+    Backend('tiled', tiled_neighborhood.neighborhood_attention),
     Backend('reference', reference.neighborhood_attention),
 )
 
@@ -23,7 +28,8 @@ def neighborhood_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
-) -> Tensor:
+    explain: bool = False,
+) -> Tensor | dict[str, str | None]:
     """Attention of each position on the K x K positions around it.
 
     At a border the neighbourhood moves inside the map: query i of n sees the
@@ -38,7 +44,8 @@ def neighborhood_attention(
         kernel_size: K, odd.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'tiled'``, ``'reference'``, or None to choose.
+        backend: ``'triton'``, ``'tiled'``, ``'reference'``, or None to choose.
+        explain: Return the reasons why each backend declines instead.
 
     Returns:
         Tensor (B, H, W, heads, d).
@@ -54,6 +61,8 @@ def neighborhood_attention(
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     args = q, k, v, bias_table, kernel_size, scale, dropout
+    if explain:
+        return reasons('neighborhood_attention', BACKENDS, *args)
     run = choose('neighborhood_attention', BACKENDS, backend, *args)
     with autocast_off(q):
         return run(*args)

@@ -26,10 +26,10 @@ def query_points_yx(
     query_y: Tensor, query_x: Tensor, start: int, stop: int
 ) -> Tensor:
     """Positions (stop - start, 2) of some queries of the grid y by x."""
-    index = torch.arange(start, stop, device=query_y.device)
-    width = query_x.numel()
-    y = query_y[torch.div(index, width, rounding_mode='floor')]
-    return torch.stack([y, query_x[index % width]], dim=-1)
+    points_yx = torch.stack(
+        torch.meshgrid(query_y, query_x, indexing='ij'), dim=-1
+    )
+    return points_yx.flatten(0, 1)[start:stop]
 
 
 def displacement_yx(

@@ -18,3 +18,16 @@ def at_least_float32(x: Tensor) -> Tensor:
 def autocast_off(x: Tensor) -> torch.autocast:
     """A context in which autocast leaves operations on `x` alone."""
     return torch.autocast(device_type=x.device.type, enabled=False)
+
+
+def must_repeat_exactly(x: Tensor) -> bool:
+    """Whether ``grid_sample`` must not be differentiated on `x`.
+
+    On a GPU its backward pass adds in any order, and PyTorch refuses it under
+    ``torch.use_deterministic_algorithms``.
+    """
+    return (
+        x.device.type != 'cpu'
+        and torch.are_deterministic_algorithms_enabled()
+        and torch.is_grad_enabled()
+    )

@@ -1,10 +1,15 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Reading a feature map at continuous positions."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import at_least_float32, autocast_off
+from .precision import (
+    at_least_float32,
+    autocast_off,
+    must_repeat_exactly,
+)
 
 
 def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
@@ -26,8 +31,9 @@ def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
         batch * groups, channels // groups, height, width
     )
     grid_xy = points_yx.flip(-1).reshape(batch * groups, hk, wk, 2)
+    sample = _by_index if must_repeat_exactly(x) else F.grid_sample
     with autocast_off(x):
-        samples = F.grid_sample(
+        samples = sample(
             at_least_float32(maps).to(grid_xy.dtype),
             grid_xy,
             mode='bilinear',
@@ -36,3 +42,34 @@ def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
         )
     samples = samples.reshape(batch, channels, hk, wk)
     return samples.permute(0, 2, 3, 1).to(x.dtype)
+
+
+def _by_index(
+    maps: Tensor,
+    grid_xy: Tensor,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+) -> Tensor:
+    """As ``F.grid_sample`` with the arguments above, by plain indexing.
+
+    Slower, but its backward pass can be deterministic on a GPU.
+    """
+    n, _, height, width = maps.shape
+    size = maps.new_tensor([width - 1, height - 1])
+    place_xy = (grid_xy + 1) / 2 * size
+    corner_xy = place_xy.floor()
+    image = torch.arange(n, device=maps.device)[:, None, None]
+    samples = 0
+    for step_x in (0, 1):
+        for step_y in (0, 1):
+            at_xy = corner_xy + corner_xy.new_tensor([step_x, step_y])
+            weight = (1 - (place_xy - at_xy).abs()).prod(-1)
+            inside = ((at_xy >= 0) & (at_xy <= size)).all(-1)
+            x, y = (
+                at_xy[..., axis].long().clamp(0, side - 1)
+                for axis, side in ((0, width), (1, height))
+            )
+            values = maps.permute(0, 2, 3, 1)[image, y, x]
+            samples = samples + values * (weight * inside)[..., None]
+    return samples.permute(0, 3, 1, 2)

@@ -4,12 +4,13 @@
 import torch
 from torch import Tensor
 
-from .backends import reference, tiled
-from .dispatch import Backend, choose
+from .backends import reference, tiled_windows
+from .dispatch import Backend, choose, reasons
 from .precision import autocast_off
+from .windows import WindowLayout
 
 BACKENDS = (
-    Backend('tiled', tiled.window_attention),
+    Backend('tiled', tiled_windows.window_attention),
     Backend('reference', reference.window_attention),
 )
 
@@ -38,44 +39,40 @@ def window_attention(
     k: Tensor,
     v: Tensor,
     bias_table: Tensor,
-    window_size: int,
-    shift: int = 0,
+    layout: WindowLayout,
     *,
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
-) -> Tensor:
+    explain: bool = False,
+) -> Tensor | dict[str, str | None]:
     """Attention within the windows of a map (Liu et al., ICCV 2021).
 
-    With a shift the map is rolled by it to the top left, and positions which
-    are not neighbours in the map do not see each other.
+    In a rolled map positions that are not neighbours do not see each other.
 
     Args:
-        q: Queries (B, H, W, heads, d), H and W multiples of `window_size`.
+        q: Queries (n, B, w * w, heads, d), cut by
+            :func:`mmdat.ops.windows.split_windows`.
         k: Keys, as `q`.
         v: Values, as `q`.
         bias_table: ((2w - 1)^2, heads), see :func:`window_bias`.
-        window_size: w.
-        shift: 0 to w - 1 positions.
+        layout: How the map was cut.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
         backend: ``'tiled'``, ``'reference'``, or None to choose.
+        explain: Return the reasons why each backend declines instead.
 
     Returns:
-        Tensor (B, H, W, heads, d).
+        Tensor (n, B, w * w, heads, d).
 
     Raises:
-        ValueError: H or W is no multiple of the window, or the backend asked
-            for cannot run here.
+        ValueError: The backend asked for cannot run here.
     """
-    if q.shape[1] % window_size or q.shape[2] % window_size:
-        raise ValueError(
-            f'The sides of a map must be multiples of the window; got '
-            f'{tuple(q.shape[1:3])} for window_size={window_size}, pad it.'
-        )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    bias = window_bias(bias_table, window_size)
-    args = q, k, v, bias, window_size, shift, scale, dropout
+    bias = window_bias(bias_table, layout.size)
+    args = q, k, v, bias, layout, scale, dropout
+    if explain:
+        return reasons('window_attention', BACKENDS, *args)
     run = choose('window_attention', BACKENDS, backend, *args)
     with autocast_off(q):
         return run(*args)

@@ -17,5 +17,12 @@ def setup_config_packages() -> None:
     table = config_utils.MODULE2PACKAGE
     table.setdefault('mmdat', 'mmdat')
     for module, package in list(table.items()):
-        if find_spec(package) is None and find_spec(module) is not None:
+        if not _is_installed(package) and _is_installed(module):
             table[module] = module
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False

@@ -1,2 +1,25 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Pictures; not imported by ``import mmdat``."""
+"""Pictures of what a DAT looks at; not imported by ``import mmdat``."""
+
+from .drawing import draw_attention, draw_points
+from .figures import attention_figure, points_figure
+from .frames import Frame
+from .picture import Picture, load_model, load_picture, record
+from .recorder import BlockRecord, DATRecorder, deformable_blocks
+from .statistics import offset_statistics
+
+__all__ = [
+    'BlockRecord',
+    'DATRecorder',
+    'Frame',
+    'Picture',
+    'attention_figure',
+    'deformable_blocks',
+    'draw_attention',
+    'draw_points',
+    'load_model',
+    'load_picture',
+    'offset_statistics',
+    'points_figure',
+    'record',
+]

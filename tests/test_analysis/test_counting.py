@@ -1,6 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Counts against the formulas written out, and against running for real."""
 
+from importlib import import_module
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,11 @@ from mmdat.analysis.counting import count, total
 from mmdat.models.attention.deformable import DeformableAttention
 from mmdat.models.attention.neighborhood import NeighborhoodAttention
 from mmdat.models.attention.window import WindowAttention
+
+
+def backends(op):
+    """Names of all the backends of an op, and none."""
+    return [None, *(b.name for b in import_module(op).BACKENDS)]
 
 
 class Alone(nn.Module):
@@ -39,10 +46,18 @@ def attention_terms(attn, dim, height, width):
 
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('groups', [1, 3])
-def test_deformable_attention(stride, groups):
+@pytest.mark.parametrize('backend', backends('mmdat.ops.deformable_attention'))
+def test_deformable_attention(stride, groups, backend):
     dim, heads, kernel, height, width = 96, 3, 5, 10, 14
     attn = DeformableAttention(
-        dim, heads, groups, (14, 14), 'dat_pp', kernel, stride
+        dim,
+        heads,
+        groups,
+        (14, 14),
+        'dat_pp',
+        kernel,
+        stride,
+        backend=backend,
     )
     queries = height * width
     keys = (height // stride) * (width // stride)
@@ -57,31 +72,51 @@ def test_deformable_attention(stride, groups):
     assert got['position bias'] == 4 * queries * keys * heads
 
 
-def test_window_attention_counts_padded_positions():
+@pytest.mark.parametrize(
+    ('kind', 'number'),
+    [
+        ('none', 0),
+        ('fixed', 0),
+        # a 3x3 kernel on each channel of each query
+        ('depthwise_conv', 48 * 64 * 9),
+        # for each pair two layers, 2 -> 32 -> heads
+        ('log_continuous', 48 * 48 * (2 * 32 + 32 * 2)),
+    ],
+)
+def test_other_position_biases(kind, number):
+    attn = DeformableAttention(64, 2, 1, (6, 8), 'dat', 3, position_bias=kind)
+    got = attention_terms(attn, 64, 6, 8)
+    assert got['q k^T'] == got['weights v'] == 48 * 48 * 64
+    assert got.get('position bias', 0) == number
+
+
+@pytest.mark.parametrize('backend', backends('mmdat.ops.window_attention'))
+def test_window_attention_counts_padded_positions(backend):
     dim, window = 64, 7
-    attn = WindowAttention(dim, 2, window, shift=4)
+    attn = WindowAttention(dim, 2, window, shift=4, backend=backend)
     got = attention_terms(attn, dim, 10, 20)
     padded = 14 * 21
     assert got['q k^T'] == got['weights v'] == padded * window**2 * dim
-    assert got['projections'] == padded * 3 * dim**2 + 10 * 20 * dim**2
+    assert got['projections'] == 4 * padded * dim**2
     assert got['position bias'] == 0
 
 
-@pytest.mark.parametrize('backend', ['reference', 'tiled'])
+@pytest.mark.parametrize(
+    'backend', backends('mmdat.ops.neighborhood_attention')
+)
 def test_neighborhood_attention(backend):
-    dim, kernel, height, width = 64, 7, 21, 28
+    dim, kernel, height, width = 64, 7, 20, 29
     attn = NeighborhoodAttention(dim, 2, kernel, backend=backend)
     got = attention_terms(attn, dim, height, width)
-    # Tiles of 7 x 7 queries see 13 x 13 keys, of which 7 x 7 count.
-    keys = kernel**2 if backend == 'reference' else (2 * kernel - 1) ** 2
-    assert got['q k^T'] == got['weights v'] == height * width * keys * dim
+    pairs = height * width * kernel**2
+    assert got['q k^T'] == got['weights v'] == pairs * dim
     assert got['projections'] == 4 * height * width * dim**2
+    assert attn.backend == backend
 
 
 @pytest.mark.parametrize('arch', ['dat_t', 'dat_pp_t'])
-@pytest.mark.parametrize('backend', [None, 'reference'])
-def test_following_shapes_counts_what_running_does(arch, backend):
-    model = DAT(arch, backend=backend)
+def test_following_shapes_counts_what_running_does(arch):
+    model = DAT(arch)
     shape = (1, 3, 64, 96)
     assert count(model, shape) == count(model, shape, fake=False)
 

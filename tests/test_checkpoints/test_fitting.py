@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmdat.checkpoints.fitting import Misfit, check_fits, load_and_compare
+from mmdat.checkpoints.fitting import (
+    Misfit,
+    check_fits,
+    load_and_compare,
+    resolution_note,
+)
 from mmdat.models import DAT
 from mmdat.utils.errors import UserError
 
@@ -92,3 +97,27 @@ def test_what_is_left_over_does_no_harm():
     file = dict(entries('det-dat_tiny'), extra=torch.empty(1, device='meta'))
     misfit = check_fits('x.pth', file, backbone('dat_pp_t'))
     assert misfit.unexpected == ('extra',) and not misfit.is_fatal
+
+
+class Classifier(nn.Module):
+    def __init__(self, arch):
+        super().__init__()
+        self.backbone = backbone(arch)
+        self.head = nn.Module()
+        self.head.fc = nn.Linear(4, 4, device='meta')
+
+
+def test_another_resolution_is_noted():
+    file = dict(model=entries('pp-dat_base'))
+    note = resolution_note('x.pth', file, Classifier('dat_pp_b_384'))
+    assert note.startswith(
+        'x.pth is DAT-B++ for classification at 224, the config builds '
+        'DAT-B++ for classification at 384: '
+    )
+    assert 'holds at 224 only' in note
+    assert resolution_note('x.pth', file, Classifier('dat_pp_b')) is None
+
+
+def test_the_resolution_of_dense_models_is_not():
+    file = dict(state_dict=entries('det-dat_base', 'backbone.'))
+    assert resolution_note('x.pth', file, Detector('dat_pp_b_384')) is None

@@ -150,6 +150,30 @@ def test_whole_model_file_initialises_a_backbone(tmp_path):
         assert torch.equal(value, whole.backbone.state_dict()[key]), key
 
 
+@pytest.mark.parametrize('ours', [False, True])
+def test_norms_that_a_model_lacks_are_left_aside(dense, ours):
+    """As when RetinaNet starts from the backbone of a Mask R-CNN."""
+    entries = dense
+    if ours:
+        whole = DAT('dat_t')
+        whole.load_state_dict(dense)
+        entries = whole.state_dict()
+    model = DAT('dat_t', out_indices=(1, 2, 3))
+    model.load_state_dict(entries, strict=True)
+    assert torch.equal(model.norm1.weight, dense['norms.1.norm.weight'])
+
+
+@pytest.mark.parametrize('ours', [False, True])
+def test_norms_that_a_dense_file_lacks_are_missed(dense, ours):
+    """Only a classifier has good reason to hold no more than the last."""
+    entries = {k: v for k, v in dense.items() if 'norms.0' not in k}
+    if ours:
+        model = DAT('dat_t', out_indices=(1, 2, 3))
+        entries = model.state_dict()
+    with pytest.raises(RuntimeError, match='Missing .*norm0.weight'):
+        DAT('dat_t').load_state_dict(entries, strict=True)
+
+
 def test_missing_and_unexpected_entries_are_still_reported(dense):
     entries = dict(dense)
     del entries['stages.1.attns.0.proj_qkv.bias']

@@ -1,126 +1,193 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Every config parses and builds; the recipes are the authors'."""
+"""Every config is there, parses and builds; metafiles agree with configs."""
 
-from pathlib import Path
-
-import golden_rule
+import family
 import pytest
 import torch
 import yaml
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.model import revert_sync_batchnorm
 
-from mmdat.checkpoints.released import rename
-from mmdat.engine.configuration import load_config
 from mmdat.models import DAT
+from mmdat.models.arch import ARCH_ZOO
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
-COCO = {'dat_t': 'mask_rcnn_dat_t_coco', 'dat_pp_t': 'mask_rcnn_dat_pp_t_coco'}
-
-
-def build(path):
-    cfg = load_config(str(path))
-    init_default_scope(cfg.default_scope)
-    return cfg, MODELS.build(cfg.model)
-
-
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_builds_with_a_dat(path):
-    cfg, model = build(path)
-    assert isinstance(model.backbone, DAT)
-    init_default_scope(cfg.default_scope)
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    optimised = {
-        parameter
-        for group in wrapper.optimizer.param_groups
-        for parameter in group['params']
-    }
-    assert optimised == set(model.parameters())
+FAMILIES = ('dat', 'dat_pp')
+SCHEDULES = {
+    'retinanet': ['t', 't_3x', 's', 's_3x'],
+    'mask_rcnn': ['t', 't_3x', 's', 's_3x'],
+    'cascade_mask_rcnn': ['t', 't_3x', 's_3x', 'b_3x'],
+}
+COLLECTIONS = {'dat': 'DAT', 'dat_pp': 'DAT++'}
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_leaves_are_lean(path):
+def test_every_model_of_the_papers_has_a_config():
+    wanted = set()
+    for name in FAMILIES:
+        for method, sizes in SCHEDULES.items():
+            wanted |= {f'{method}_{name}_{size}_coco' for size in sizes}
+        for method in ('upernet', 'semantic_fpn'):
+            wanted |= {f'{method}_{name}_{size}_ade20k' for size in 'tsb'}
+        wanted |= {
+            f'classifier_{name}_{size}_in1k'
+            for size in ('t', 's', 'b', 'b_384')
+        }
+    assert set(family.PUBLISHED) == wanted
+
+
+@pytest.mark.parametrize('name', family.NAMES)
+def test_leaves_are_lean(name):
+    path = family.ROOT / 'configs' / f'{name}.py'
     assert len(path.read_text().splitlines()) <= 15
 
 
-@pytest.mark.parametrize(('arch', 'name'), COCO.items())
-def test_mask_rcnn_recipe(arch, name):
-    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'))
-    assert cfg.model.type == 'MaskRCNN'
-    assert cfg.model.backbone.arch == arch
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr) == ('AdamW', 1e-4)
-    assert (optimizer.weight_decay, optimizer.betas) == (0.05, (0.9, 0.999))
-    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
-    assert cfg.train_dataloader.batch_size == 2  # on 8 GPUs
-    assert cfg.train_cfg.max_epochs == 12
-    warm_up, steps = cfg.param_scheduler
-    assert (warm_up.start_factor, warm_up.end) == (0.001, 500)
-    assert steps.milestones == [8, 11] and steps.gamma == 0.1
-    assert cfg.model.data_preprocessor.pad_size_divisor == 32
-    resize = cfg.test_dataloader.dataset.pipeline[1]
-    assert resize.scale == (1333, 800) and resize.keep_ratio
+@pytest.mark.parametrize('name', family.NAMES)
+def test_builds_with_a_dat(name):
+    assert isinstance(family.skeleton(name).backbone, DAT)
 
 
-@pytest.mark.parametrize(('arch', 'name'), COCO.items())
-def test_necks_hold_the_released_convolutions(arch, name):
-    """The released files have five 3x3 convolutions in the neck."""
-    _, model = build(ROOT / 'configs' / f'{name}.py')
-    assert len(model.neck.fpn_convs) == 5
-    levels = model.extract_feat(torch.rand(1, 3, 64, 96))
-    assert [tuple(x.shape[2:]) for x in levels] == [
-        (16, 24),
-        (8, 12),
-        (4, 6),
-        (2, 3),
-        (1, 2),
-    ]
+@pytest.mark.parametrize('name', family.PUBLISHED)
+def test_the_name_says_which_backbone(name):
+    backbone = family.load(name).model.backbone
+    stem = name.removesuffix('_in1k').removesuffix('_ade20k')
+    stem = stem.removesuffix('_coco').removesuffix('_3x')
+    assert stem.endswith(f'_{backbone.arch}')
 
 
-@pytest.mark.parametrize('kind', ['v1det', 'det'])
-def test_the_authors_groups_of_parameters(kind):
-    """Weight decay, name by name, by their rule on their names."""
-    arch = 'dat_t' if kind == 'v1det' else 'dat_pp_t'
-    cfg, model = build(ROOT / 'configs' / f'{COCO[arch]}.py')
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    decays = {
-        parameter: group['weight_decay']
-        for group in wrapper.optimizer.param_groups
-        for parameter in group['params']
-    }
-    ours = dict(model.backbone.named_parameters())
-    free = (
-        'absolute_pos_embed',
-        'relative_position_bias_table',
-        'rpe_table',
-        'norm',
-    )
-    theirs = golden_rule.key_shapes(f'keys-{kind}-dat_tiny')
-    assert len(theirs) == len(ours)
-    found = {key: decays[ours[rename(key)]] for key in theirs}
-    assert found == {
-        key: 0.0 if any(word in key for word in free) else 0.05
-        for key in theirs
-    }
+def shrunken(name):
+    """The model of a config with the widths it has and few blocks."""
+    cfg = family.load(name)
+    arch = ARCH_ZOO[cfg.model.backbone.arch]
+    cfg.model.backbone.arch = dict(arch, depths=[1, 1, 2, 1])
+    return cfg.default_scope, revert_sync_batchnorm(family.build(cfg)).eval()
 
 
-def test_metafile_agrees_with_the_configs():
-    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
-    entries = [
-        entry
+@pytest.mark.parametrize('name', family.PUBLISHED)
+def test_necks_and_heads_take_what_the_backbone_gives(name):
+    scope, model = shrunken(name)
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        if scope == 'mmpretrain':
+            assert model(images).shape == (1, 1000)
+            return
+        levels = model.extract_feat(images)
+        if scope == 'mmseg':
+            assert [x.shape[2:] for x in levels] == [
+                (16, 24),
+                (8, 12),
+                (4, 6),
+                (2, 3),
+            ]
+            assert model(images).shape == (1, 150, 16, 24)
+            return
+        first = 8 if name.startswith('retinanet') else 4
+        strides = [first * 2**i for i in range(5)]
+        assert [tuple(x.shape[1:]) for x in levels] == [
+            (256, -(-64 // stride), -(-96 // stride)) for stride in strides
+        ]
+        head = model.bbox_head if first == 8 else model.rpn_head
+        priors = head.prior_generator
+        assert [stride[0] for stride in priors.strides] == strides
+        outs = head(levels)
+        assert all(len(out) == 5 for out in outs)
+
+
+def entries():
+    """What the metafiles that model-index.yml lists say of each model."""
+    index = yaml.safe_load((family.ROOT / 'model-index.yml').read_text())
+    files = [
+        yaml.safe_load((family.ROOT / name).read_text())
         for name in index['Import']
-        for entry in yaml.safe_load((ROOT / name).read_text())['Models']
     ]
-    assert {entry['Name'] for entry in entries} == {
-        path.stem for path in CONFIGS if not path.stem.endswith('_digits')
+    return files, [entry for file in files for entry in file['Models']]
+
+
+def test_metafiles_list_every_config_once():
+    _, models = entries()
+    names = [entry['Name'] for entry in models]
+    assert sorted(names) == sorted(family.PUBLISHED)
+
+
+def test_metafiles_describe_both_collections():
+    files, _ = entries()
+    collections = [c for file in files for c in file.get('Collections', [])]
+    assert [c['Name'] for c in collections] == list(COLLECTIONS.values())
+    for collection in collections:
+        assert collection['Paper']['URL'].startswith('https://arxiv.org/abs/')
+        assert (family.ROOT / collection['README']).is_file()
+
+
+@pytest.mark.parametrize('entry', entries()[1], ids=lambda e: e['Name'])
+def test_metafiles_agree_with_the_configs(entry):
+    name = entry['Name']
+    assert entry['Config'] == f'configs/{name}.py'
+    kind = 'dat_pp' if '_dat_pp_' in name else 'dat'
+    assert entry['In Collection'] == COLLECTIONS[kind]
+    cfg = family.load(name)
+    wanted = {
+        'Batch Size': cfg.auto_scale_lr.base_batch_size,
+        'Parameters': sum(
+            p.numel() for p in family.skeleton(name).parameters()
+        ),
     }
-    for entry in entries:
-        assert entry['Config'] == f'configs/{entry["Name"]}.py'
-        cfg, model = build(ROOT / entry['Config'])
-        metadata = entry['Metadata']
-        assert metadata['Epochs'] == cfg.train_cfg.max_epochs
-        assert metadata['Batch Size'] == cfg.auto_scale_lr.base_batch_size
-        assert metadata['Parameters'] == sum(
-            p.numel() for p in model.parameters()
-        )
+    if 'max_iters' in cfg.train_cfg:
+        wanted['Iterations'] = cfg.train_cfg.max_iters
+    else:
+        wanted['Epochs'] = cfg.train_cfg.max_epochs
+    assert entry['Metadata'] == wanted
+
+
+# Box and mask AP, single- and multi-scale mIoU, top-1 and top-5 accuracy.
+REPORTED = {
+    'retinanet_dat_s_3x_coco': [47.9],
+    'retinanet_dat_pp_t_coco': [46.8],
+    'retinanet_dat_pp_t_3x_coco': [49.2],
+    'retinanet_dat_pp_s_coco': [48.3],
+    'retinanet_dat_pp_s_3x_coco': [50.2],
+    'mask_rcnn_dat_pp_t_coco': [48.7, 43.7],
+    'mask_rcnn_dat_pp_t_3x_coco': [50.5, 45.1],
+    'mask_rcnn_dat_pp_s_coco': [49.8, 44.5],
+    'mask_rcnn_dat_pp_s_3x_coco': [51.2, 45.7],
+    'cascade_mask_rcnn_dat_pp_t_coco': [52.2, 45.0],
+    'cascade_mask_rcnn_dat_pp_t_3x_coco': [53.0, 46.0],
+    'cascade_mask_rcnn_dat_pp_s_3x_coco': [54.2, 46.9],
+    'cascade_mask_rcnn_dat_pp_b_3x_coco': [54.5, 47.0],
+    'semantic_fpn_dat_pp_t_ade20k': [48.4, 48.8],
+    'semantic_fpn_dat_pp_s_ade20k': [49.9, 50.7],
+    'semantic_fpn_dat_pp_b_ade20k': [50.4, 51.1],
+    'upernet_dat_t_ade20k': [45.54],
+    'upernet_dat_s_ade20k': [48.31],
+    'upernet_dat_b_ade20k': [49.38],
+    'upernet_dat_pp_t_ade20k': [49.4, 50.3],
+    'upernet_dat_pp_s_ade20k': [50.5, 51.2],
+    'upernet_dat_pp_b_ade20k': [51.0, 51.5],
+    'classifier_dat_t_in1k': [82.034, 95.850],
+    'classifier_dat_s_in1k': [83.686, 96.392],
+    'classifier_dat_b_in1k': [84.028, 96.686],
+    'classifier_dat_b_384_in1k': [84.754, 96.982],
+    'classifier_dat_pp_t_in1k': [83.864, 96.734],
+    'classifier_dat_pp_s_in1k': [84.6],
+    'classifier_dat_pp_b_in1k': [84.9],
+    'classifier_dat_pp_b_384_in1k': [85.9],
+}
+METRICS = {
+    'Object Detection': ('COCO', ['box AP']),
+    'Instance Segmentation': ('COCO', ['mask AP']),
+    'Semantic Segmentation': ('ADE20K', ['mIoU', 'mIoU(ms+flip)']),
+    'Image Classification': (
+        'ImageNet-1k',
+        ['Top 1 Accuracy', 'Top 5 Accuracy'],
+    ),
+}
+
+
+def test_metafiles_quote_what_the_authors_report():
+    """And nothing for the models that no public page has figures of."""
+    quoted = {}
+    for entry in entries()[1]:
+        for result in entry.get('Results', []):
+            dataset, metrics = METRICS[result['Task']]
+            assert result['Dataset'] == dataset
+            assert list(result['Metrics']) == metrics[: len(result['Metrics'])]
+            quoted.setdefault(entry['Name'], []).extend(
+                result['Metrics'].values()
+            )
+    assert quoted == REPORTED

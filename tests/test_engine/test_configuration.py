@@ -41,6 +41,17 @@ def test_resume(path):
     assert (cfg.resume, cfg.load_from) == (True, 'epoch_3.pth')
 
 
+def test_resume_keeps_the_weights_of_a_first_run(path, tmp_path):
+    cfg = c.load_config(path)
+    c.set_work_dir(cfg, str(tmp_path))
+    cfg.load_from = 'start.pth'
+    c.set_resume(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (False, 'start.pth')
+    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    c.set_resume(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (True, None)
+
+
 def test_auto_scale_lr_needs_a_base(path):
     cfg = c.load_config(path)
     with pytest.raises(UserError, match='base_batch_size'):

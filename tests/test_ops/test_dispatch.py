@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 import pytest
 
-from mmdat.ops.dispatch import Backend, check_backend_name, choose, explain
+from mmdat.ops.dispatch import Backend, check_backend_name, choose, reasons
 
 
 def run_fast(x):
@@ -47,8 +47,25 @@ def test_the_environment_decides_where_the_caller_does_not(monkeypatch):
     assert choose('op', BACKENDS, None, 2) is run_fast
 
 
+def test_a_slower_backend_yields_unless_asked_for():
+    def large_only(x):
+        return None if x > 10 else f'it pays from 10 on; got {x}.'
+
+    backends = (
+        Backend('fast', run_fast, needs_even, large_only),
+        Backend('plain', run_plain),
+    )
+    assert choose('op', backends, None, 12) is run_fast
+    assert choose('op', backends, None, 2) is run_plain
+    assert choose('op', backends, 'fast', 2) is run_fast
+    assert reasons('op', backends, 2) == {
+        'fast': 'it pays from 10 on; got 2.',
+        'plain': None,
+    }
+
+
 def test_explains():
-    assert explain('op', BACKENDS, 3) == {
+    assert reasons('op', BACKENDS, 3) == {
         'fast': 'x must be even; got 3.',
         'plain': None,
     }

@@ -4,7 +4,7 @@ import torch
 from agreement import assert_close, random_map
 from oracle.bilinear import sample_points
 
-from mmdat.ops import sample_at_points
+from mmdat.ops import sample_at_points, sampling
 
 
 def random_points(*shape):
@@ -50,3 +50,20 @@ def test_low_precision_maps_are_read_at_exact_positions():
     assert halves.dtype == torch.bfloat16
     # The map itself is rounded to 8 bits, the position is not.
     assert (halves.flatten().float() - read).abs().max() <= 1
+
+
+def test_indexing_equals_grid_sample(monkeypatch):
+    """What stands in for it on a GPU that has to repeat itself exactly."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 7, 6).double().requires_grad_()
+    points = (torch.rand(2, 3, 4, 2, 2) * 2.6 - 1.3).double().requires_grad_()
+    results = []
+    for forced in (False, True):
+        monkeypatch.setattr(
+            sampling, 'must_repeat_exactly', lambda _, forced=forced: forced
+        )
+        out = sampling.sample_at_points(x, points)
+        grads = torch.autograd.grad((out * out).sum(), (x, points))
+        results.append((out, *grads))
+    for plain, indexed in zip(*results):
+        torch.testing.assert_close(indexed, plain, atol=1e-12, rtol=0)

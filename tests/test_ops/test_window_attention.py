@@ -4,25 +4,27 @@ import torch
 
 from mmdat.ops import window_attention
 from mmdat.ops.window_attention import window_bias
+from mmdat.ops.windows import WindowLayout, split_windows
 
 
-def inputs(size, window, heads=3, dim=4):
+def inputs(size, window, shift, heads=3, dim=4):
     torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, *size, heads, dim).double()
-    return q, k, v, torch.randn((2 * window - 1) ** 2, heads).double()
+    layout = WindowLayout(*size, window, shift)
+    maps = torch.randn(3, 2, *size, heads * dim).double()
+    qkv = [split_windows(x, layout).unflatten(-1, (heads, dim)) for x in maps]
+    return *qkv, torch.randn((2 * window - 1) ** 2, heads).double(), layout
 
 
 @pytest.mark.parametrize(
     ('size', 'window'),
-    [((4, 4), 4), ((8, 12), 4), ((3, 9), 3), ((14, 7), 7), ((5, 10), 5)],
+    [((4, 4), 4), ((8, 12), 4), ((3, 9), 3), ((14, 7), 7), ((5, 11), 5)],
 )
 @pytest.mark.parametrize('shifted', [False, True])
 def test_tiled_equals_reference(size, window, shifted):
-    args = inputs(size, window)
-    shift = (window + 1) // 2 if shifted else 0
+    args = inputs(size, window, (window + 1) // 2 if shifted else 0)
     torch.testing.assert_close(
-        window_attention(*args, window, shift, backend='tiled'),
-        window_attention(*args, window, shift, backend='reference'),
+        window_attention(*args, backend='tiled'),
+        window_attention(*args, backend='reference'),
         atol=1e-12,
         rtol=0,
     )
@@ -38,14 +40,15 @@ def test_bias_counts_query_minus_key():
 
 @pytest.mark.parametrize('backend', ['tiled', 'reference'])
 def test_gradients(backend):
-    leaves = [t.requires_grad_() for t in inputs((4, 6), 2, 2, 3)]
+    *tensors, layout = inputs((4, 6), 2, 1, 2, 3)
+    leaves = [t.requires_grad_() for t in tensors]
 
     def run(*args):
-        return window_attention(*args, 2, 1, backend=backend)
+        return window_attention(*args, layout, backend=backend)
 
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
 
 
-def test_sides_must_be_whole_windows():
-    with pytest.raises(ValueError, match=r'got \(4, 9\) for window_size=4'):
-        window_attention(*inputs((4, 9), 4), 4)
+def test_explains():
+    found = window_attention(*inputs((4, 4), 2, 0), explain=True)
+    assert found == {'tiled': None, 'reference': None}

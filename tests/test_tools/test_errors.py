@@ -1,8 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """What is wrong is said in one sentence, without a traceback."""
 
-import os
-
+import malice
 import pytest
 import torch
 
@@ -10,14 +9,7 @@ from .conftest import run, tool
 
 COCO = 'configs/mask_rcnn_dat_t_coco.py'
 DIGITS = 'configs/mask_rcnn_dat_digits.py'
-
-
-class RunsCode:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f'touch {self.mark}',)
+CONVERTER = 'model_converters/convert_released.py'
 
 
 def sentence(output: str) -> str:
@@ -129,15 +121,32 @@ def test_missing_or_wrong_checkpoint(content, message, tmp_path):
 
 
 def test_malicious_checkpoint(tmp_path):
-    mark = tmp_path / 'ran'
-    torch.save(dict(state_dict={}, x=RunsCode(mark)), tmp_path / 'evil.pth')
+    evil = tmp_path / 'evil.pth'
+    mark = malice.save(evil, state_dict={})
     for command in (
-        ('test.py', DIGITS, tmp_path / 'evil.pth'),
-        ('train.py', DIGITS, '--resume', tmp_path / 'evil.pth'),
+        ('test.py', DIGITS, evil),
+        ('train.py', DIGITS, '--resume', evil),
+        (CONVERTER, evil, tmp_path / 'good.pth'),
     ):
         said = sentence(tool(*command, ok=False))
         assert 'asks to run posix.system' in said
-    assert not mark.exists()
+    assert not mark.exists() and list(tmp_path.iterdir()) == [evil]
+
+
+def test_a_prefix_that_no_entry_has(tmp_path):
+    torch.save({'patch_proj.0.bias': torch.ones(1)}, tmp_path / 'x.pth')
+    said = sentence(
+        tool(
+            'train.py',
+            DIGITS,
+            '--cfg-options',
+            'model.backbone.init_cfg.type=Pretrained',
+            f'model.backbone.init_cfg.checkpoint={tmp_path}/x.pth',
+            'model.backbone.init_cfg.prefix=backbone',
+            ok=False,
+        )
+    )
+    assert 'has no entry that starts with backbone.; leave out prefix' in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='AMP works here')

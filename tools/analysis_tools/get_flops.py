@@ -7,6 +7,7 @@ No data and no weights are needed: random input is followed by its shape.
 import argparse
 
 from mmengine.config import DictAction
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
@@ -17,11 +18,12 @@ from mmdat.engine.configuration import load_config
 from mmdat.utils.errors import UserError, one_sentence_errors
 
 NOTE = """\
-One multiply-add is one FLOP here, as in the papers. Counted is what runs:
-convolutions, linear layers, the products of attention (fused or not) and
-bilinear sampling, four multiply-adds for each number sampled; windows and
-tiles of neighbourhoods include their padding and masked pairs. Not counted:
-norms, activations, softmax, interpolation, RoIAlign, suppression of boxes.
+One multiply-add is one FLOP here, as in the papers. Counted: convolutions,
+linear layers, both products of every attention by its formula, whichever
+backend would run, and bilinear sampling, four multiply-adds for each number
+sampled. Windows are whole, padding of the map included. Not counted: norms,
+activations, softmax, interpolation, RoIAlign, suppression of boxes. A
+two-stage detector gets as many proposals and boxes as it may have at most.
 """
 
 
@@ -90,6 +92,7 @@ def show(rows: list[Row], console: Console) -> None:
 def main() -> None:
     """Counts and prints."""
     args = parse_args()
+    MMLogger.get_current_instance().setLevel('WARNING')
     console = Console(highlight=False, soft_wrap=True)
     with one_sentence_errors('get_flops'):
         shape = None if args.shape is None else read_shape(args.shape)

@@ -3,12 +3,13 @@ _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 # To start from ImageNet weights, add to the command line
 #   --cfg-options model.backbone.init_cfg.type=Pretrained
 #                 model.backbone.init_cfg.checkpoint=dat_tiny_in1k_224.pth
+# Rates of stochastic depth are those published for DAT++; for DAT none were,
+# so its configs take the rate of the DAT++ of the same size and schedule.
 model = dict(
-    backbone=dict(_delete_=True, type='DAT', init_cfg=dict()),
-    # The fifth level is a convolution of its own, as in the released files.
-    neck=dict(
-        in_channels=[96, 192, 384, 768],
-        add_extra_convs='on_input',
-        num_outs=5,
+    backbone=dict(
+        _delete_=True, type='DAT', drop_path_rate=0.0, init_cfg=dict()
     ),
+    # The fifth level is pooled. Released files of DAT++ hold a convolution
+    # for it; the parameters that DAT's paper counts leave no room for one.
+    neck=dict(in_channels=[96, 192, 384, 768]),
 )

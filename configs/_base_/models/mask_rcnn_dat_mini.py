@@ -3,7 +3,11 @@ _base_ = ['mask_rcnn_dat.py', '../backbones/dat_mini.py']
 
 model = dict(
     backbone=dict(arch={{_base_.mini_arch}}),
-    neck=dict(in_channels=[32, 64, 96, 128], out_channels=64),
+    neck=dict(
+        in_channels=[32, 64, 96, 128],
+        out_channels=64,
+        add_extra_convs='on_input',
+    ),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64),

@@ -1,3 +1,5 @@
+_base_ = 'no_decay.py'
+
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -8,14 +10,8 @@ optim_wrapper = dict(
     optimizer=dict(
         type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05
     ),
-    paramwise_cfg=dict(
-        custom_keys={
-            'absolute_pos_embed': dict(decay_mult=0.0),
-            'relative_position_bias_table': dict(decay_mult=0.0),
-            'rpe_table': dict(decay_mult=0.0),
-            'norm': dict(decay_mult=0.0),
-        }
-    ),
+    # The norms of Cascade heads do not have it in their names.
+    paramwise_cfg=dict(norm_decay_mult=0.0, custom_keys=_base_.no_decay),
 )
 param_scheduler = [
     dict(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import window_attention
-from ..layers import pad_to_multiple
+from ...ops.windows import WindowLayout, join_windows, split_windows
 
 
 class WindowAttention(nn.Module):
@@ -51,16 +51,15 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
-        height, width = x.shape[1:3]
-        qkv = self.proj_qkv(pad_to_multiple(x, self.window_size))
-        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
+        layout = WindowLayout(*x.shape[1:3], self.window_size, self.shift)
+        # Cut before the projections: there are three times as many after.
+        qkv = self.proj_qkv(split_windows(x, layout))
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # n, B, w w, ...
         out = window_attention(
             *qkv.unbind(3),
             self.relative_position_bias_table,
-            self.window_size,
-            self.shift,
+            layout,
             dropout=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
-        )
-        out = out[:, :height, :width].flatten(-2)
-        return self.proj_drop(self.proj_out(out))
+        ).flatten(-2)
+        return join_windows(self.proj_drop(self.proj_out(out)), layout)

@@ -9,10 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..position_bias import PositionBias
+from ..position_bias import PositionBias, TableBias
+from ..precision import must_repeat_exactly
 
 # Scores of one chunk, all heads together: small enough for a CPU's cache.
 CHUNK_SCORES = 2**21
+
+
+def declines(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: PositionBias | None,
+    scale: float,
+    dropout: float,
+) -> str | None:
+    """Why this backend cannot run, or None."""
+    if isinstance(bias, TableBias) and must_repeat_exactly(q):
+        return 'reading a table has no deterministic backward pass on a GPU.'
+    return None
 
 
 def deformable_attention(

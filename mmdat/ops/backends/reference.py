@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..position_bias import PositionBias
+from ..windows import WindowLayout, split_windows
 
 
 def attention(
@@ -84,36 +85,29 @@ def window_attention(
     k: Tensor,
     v: Tensor,
     bias: Tensor,
-    window_size: int,
-    shift: int,
+    layout: WindowLayout,
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.window_attention`; one mask over all windows."""
-    height, width = q.shape[1:3]
-    rows, columns = height // window_size, width // window_size
-
-    def partition(x: Tensor) -> Tensor:
-        x = x.unflatten(1, (rows, window_size))
-        x = x.unflatten(3, (columns, window_size))
-        x = x.permute(0, 1, 3, 5, 2, 4, 6)  # B, rows, columns, heads, w, w, d
-        return x.flatten(4, 5)
-
+    """See :func:`mmdat.ops.window_attention`; one mask for each window."""
+    size, shift = layout.size, layout.shift
     if shift:
-        q, k, v = (x.roll((-shift, -shift), (1, 2)) for x in (q, k, v))
-        region = torch.zeros(height, width, device=q.device)
-        for axis, n in enumerate((height, width)):
-            part = torch.zeros(n, device=q.device)
-            part[n - window_size :] = 1
-            part[n - shift :] = 2
-            region += part[:, None] if axis == 0 else 3 * part
-        region = partition(region[None, :, :, None, None])[..., 0]
+        rows, columns = layout.grid
+        y = torch.arange(rows * size, device=q.device)
+        x = torch.arange(columns * size, device=q.device)
+        # Of the padded map rolled to the top left: before the last window,
+        # in it, and what came around from the other end.
+        part_y = (y >= (rows - 1) * size).int() + (y >= rows * size - shift)
+        part_x = (x >= (columns - 1) * size).int() + (
+            x >= columns * size - shift
+        )
+        region = (part_y[:, None] + 3 * part_x).roll((shift, shift), (0, 1))
+        padded = layout._replace(height=rows * size, width=columns * size)
+        region = split_windows(region[None, :, :, None], padded)
+        region = region.squeeze(-1)  # n, 1, w w
         apart = region[..., :, None] != region[..., None, :]
-        bias = bias.masked_fill(apart, float('-inf'))
+        bias = bias.masked_fill(apart[:, :, None], float('-inf'))
     out = attention(
-        partition(q), partition(k), partition(v), bias, scale, dropout
+        *(t.transpose(2, 3) for t in (q, k, v)), bias, scale, dropout
     )
-    out = out.unflatten(4, (window_size, window_size))
-    out = out.permute(0, 1, 4, 2, 5, 3, 6)  # B, rows, w, columns, w, heads, d
-    out = out.flatten(3, 4).flatten(1, 2)
-    return out.roll((shift, shift), (1, 2)) if shift else out
+    return out.transpose(2, 3)

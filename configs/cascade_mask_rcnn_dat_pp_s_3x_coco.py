@@ -1,0 +1,4 @@
+# Cascade Mask R-CNN with DAT-S++, 3x schedule.
+_base_ = 'cascade_mask_rcnn_dat_t_3x_coco.py'
+
+model = dict(backbone=dict(arch='dat_pp_s', drop_path_rate=0.5))

@@ -1,0 +1,7 @@
+# Cascade Mask R-CNN with DAT-T++, 3x schedule.
+_base_ = 'cascade_mask_rcnn_dat_t_3x_coco.py'
+
+model = dict(
+    backbone=dict(arch='dat_pp_t'),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)

@@ -1,0 +1,7 @@
+# DAT-B as classifier, 300 epochs at 224.
+_base_ = 'classifier_dat_t_in1k.py'
+
+model = dict(
+    backbone=dict(arch='dat_b', drop_path_rate=0.5),
+    head=dict(in_channels=1024),
+)

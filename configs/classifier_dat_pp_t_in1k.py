@@ -1,0 +1,7 @@
+# DAT-T++ as classifier, 300 epochs at 224.
+_base_ = 'classifier_dat_t_in1k.py'
+
+model = dict(
+    backbone=dict(arch='dat_pp_t'),
+    head=dict(in_channels=512),
+)

@@ -1,0 +1,136 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Steps that the kernels of both attentions share.
+
+Scores are kept in units of log 2, since GPUs have exp2 and not exp.
+"""
+
+import triton
+import triton.language as tl
+
+from ..triton_common import INTERPRETED as _INTERPRETED
+
+INTERPRETED = tl.constexpr(_INTERPRETED)
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def load_rows(
+    base, offsets, stride_d, valid, DIM: tl.constexpr, WIDE: tl.constexpr
+):
+    """Vectors of DIM channels, (rows, WIDE), zeros elsewhere.
+
+    Args:
+        base: Where the offsets begin; a pointer, so that they can be small.
+        offsets: Elements from `base` to each vector, (rows,), int32.
+        stride_d: Elements from channel to channel.
+        valid: Which of the vectors there are, (rows,).
+        DIM: Number of channels.
+        WIDE: The power of two they are padded to.
+    """
+    d = tl.arange(0, WIDE)
+    return tl.load(
+        base + offsets[:, None] + d[None, :] * stride_d,
+        mask=valid[:, None] & (d[None, :] < DIM),
+        other=0.0,
+    )
+
+
+@triton.jit
+def store_rows(
+    base, offsets, stride_d, valid, DIM: tl.constexpr, WIDE: tl.constexpr, x
+):
+    """Writes `x` (rows, WIDE) where :func:`load_rows` would read."""
+    d = tl.arange(0, WIDE)
+    tl.store(
+        base + offsets[:, None] + d[None, :] * stride_d,
+        x.to(base.dtype.element_ty),
+        mask=valid[:, None] & (d[None, :] < DIM),
+    )
+
+
+@triton.jit
+def multiply(left, right, out, PRECISION: tl.constexpr):
+    """Matrix product of `left` and `right`, added to `out`, in float32.
+
+    PRECISION says how float32 is multiplied, ``'tf32'`` or ``'ieee'``.
+    """
+    if INTERPRETED:
+        # The interpreter takes the bits of a bfloat16 for an integer.
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, out, input_precision=PRECISION)
+
+
+@triton.jit
+def softmax_step(scores, value, out, top, total, PRECISION: tl.constexpr):
+    """Takes a block of keys into the running softmax of some queries.
+
+    Args:
+        scores: (queries, keys) in units of log 2, -inf for keys to leave out.
+        value: Values (keys, d).
+        out: Sum so far of weights times values, (queries, d), float32.
+        top: Largest score so far, (queries,).
+        total: Sum so far of the weights, (queries,).
+        PRECISION: See :func:`multiply`.
+
+    Returns:
+        New `out`, `top` and `total`; weights are relative to exp2(top).
+    """
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    # A query may not have met any of its keys yet: -inf - -inf is no number.
+    base = tl.where(new_top == float('-inf'), 0.0, new_top)
+    weights = tl.exp2(scores - base[:, None])
+    decay = tl.exp2(top - base)
+    total = total * decay + tl.sum(weights, 1)
+    out = out * decay[:, None]
+    out = multiply(weights.to(value.dtype), value, out, PRECISION)
+    return out, new_top, total
+
+
+@triton.jit
+def softmax_end(out, top, total):
+    """Normalised `out` and the logarithm (base 2) of the sum of exponentials.
+
+    Rows without a key, which lie beyond the map, become zeros.
+    """
+    total = tl.where(total == 0.0, 1.0, total)
+    return out / total[:, None], top + tl.log2(total)
+
+
+@triton.jit
+def score_gradient(
+    left,
+    right,
+    left_slope,
+    right_slope,
+    bias,
+    valid,
+    scale,
+    lse,
+    delta,
+    PRECISION: tl.constexpr,
+):
+    """Weights of a block, and the gradient of its scores.
+
+    A block is (queries, keys), or (keys, queries) with left and right
+    exchanged.
+
+    Args:
+        left: Queries (M, d).
+        right: Keys (N, d).
+        left_slope: Gradient of the output, (M, d).
+        right_slope: Values (N, d).
+        bias: (M, N).
+        valid: Which pairs there are, (M, N).
+        scale: Factor on the products of query and key.
+        lse: See :func:`softmax_end`, to be broadcast over the keys.
+        delta: Sum over d of output times its gradient, as `lse`.
+        PRECISION: See :func:`multiply`.
+
+    Returns:
+        Two arrays (M, N), zero where not valid.
+    """
+    scores = multiply(left, tl.trans(right), None, PRECISION)
+    scores = (scores * scale + bias) * LOG2_E
+    weights = tl.where(valid, tl.exp2(scores - lse), 0.0)
+    slope = multiply(left_slope, tl.trans(right_slope), None, PRECISION)
+    return weights, weights * (slope - delta)

@@ -1,0 +1,139 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Attention within many small sets that share one bias, as windows do.
+
+PyTorch's fused attention takes the bias, but on a CPU it has no gradient for
+it, and falls back to keeping the weights of all pairs for the backward pass.
+Here that pass makes them again, for a few sets at a time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Scores of the sets that are looked at together in the backward pass.
+CHUNK_SCORES = 2**20
+
+
+def wants_recomputing(*tensors: Tensor, dropout: float) -> bool:
+    """Whether PyTorch would keep the weights of all pairs."""
+    return (
+        torch.is_grad_enabled()
+        and not dropout
+        and hasattr(torch.library, 'custom_op')
+        and tensors[0].device.type == 'cpu'
+        and any(t.requires_grad for t in tensors)
+    )
+
+
+def gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The backward pass of ``softmax(scale q k^T + bias) v``.
+
+    Args:
+        grad: Gradient of the output (n, heads, Q, d).
+        q: Queries, as `grad`.
+        k: Keys (n, heads, K, d).
+        v: Values, as `k`.
+        bias: (heads, Q, K).
+        scale: Factor on the scores.
+
+    Returns:
+        Gradients of q, k, v and the bias.
+    """
+    chunk = max(CHUNK_SCORES // bias.numel(), 1)
+    q_grads, k_grads, v_grads = [], [], []
+    bias_grad = torch.zeros_like(bias)
+    for start in range(0, len(q), chunk):
+        part = slice(start, start + chunk)
+        qs, ks, vs, gs = q[part] * scale, k[part], v[part], grad[part]
+        weights = (qs @ ks.mT).add_(bias).softmax(-1)
+        d = gs @ vs.mT
+        v_grads.append(weights.mT @ gs)
+        delta = (weights * d).sum(-1, keepdim=True)
+        d.sub_(delta).mul_(weights)
+        bias_grad += d.sum(0)
+        k_grads.append(d.mT @ qs)
+        q_grads.append((d @ ks).mul_(scale))
+    q_grad, k_grad, v_grad = (
+        torch.cat(grads) for grads in (q_grads, k_grads, v_grads)
+    )
+    return q_grad, k_grad, v_grad, bias_grad
+
+
+def _operator() -> torch.library.CustomOpDef | None:
+    """Registers the attention with its backward pass; None in an old torch."""
+    custom_op = getattr(torch.library, 'custom_op', None)
+    if custom_op is None:
+        return None
+
+    @custom_op('mmdat::small_bias_attention', mutates_args=())
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float
+    ) -> Tensor:
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias[None], scale=scale
+        )
+        # As fused attention leaves it; here whatever attention was taken.
+        return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+    @custom_op('mmdat::small_bias_attention_backward', mutates_args=())
+    def attend_backward(
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return gradients(grad, q, k, v, bias, scale)
+
+    @attend.register_fake
+    def _(q, k, v, bias, scale):
+        n, heads, queries, dim = q.shape
+        return q.new_empty(n, queries, heads, dim).transpose(1, 2)
+
+    @attend_backward.register_fake
+    def _(grad, q, k, v, bias, scale):
+        return tuple(t.new_empty(t.shape) for t in (q, k, v, bias))
+
+    def keep(ctx, inputs, output):
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
+
+    def backward(ctx, grad):
+        return *attend_backward(grad, *ctx.saved_tensors, ctx.scale), None
+
+    attend.register_autograd(backward, setup_context=keep)
+    return attend
+
+
+_OPERATOR = _operator()
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    scale: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """``softmax(scale q k^T + bias) v`` for n sets.
+
+    Args:
+        q: Queries (n, heads, Q, d).
+        k: Keys (n, heads, K, d).
+        v: Values, as `k`.
+        bias: (heads, Q, K).
+        scale: Factor on the scores.
+        dropout: Probability of dropping an attention weight.
+
+    Returns:
+        Tensor (n, heads, Q, d).
+    """
+    if wants_recomputing(q, k, v, bias, dropout=dropout):
+        return _OPERATOR(q, k, v, bias, scale)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias[None], dropout_p=dropout, scale=scale
+    )

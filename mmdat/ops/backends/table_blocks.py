@@ -1,0 +1,199 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""A position-bias table, read for blocks of keys by matrix products.
+
+Queries lie on a grid, so the bias of key n on the query at row y and column x
+is ``Wy T Wx``: two of the table's rows are mixed for each y, two of its
+columns for each x. Mixing rows is a weighted sum of two slices of the table,
+starting where the first column falls; mixing columns is a product with a
+matrix of hat functions that all rows and all heads of a group share. Nothing
+is gathered for single pairs of query and key, and the backward pass consists
+of the same products, without atomic additions.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..position_bias import TableBias
+
+
+class TableSlices(NamedTuple):
+    """All slices of some length of the rows of a table.
+
+    A slice may begin up to `length` columns before the table and the rows
+    reach one beyond it on either side; there the table is zero.
+
+    Attributes:
+        values: (groups * (Ty + 3) * starts, heads / groups * length).
+        rows: Ty + 3.
+        starts: Tx + length + 1.
+        length: Columns of a slice.
+    """
+
+    values: Tensor
+    rows: int
+    starts: int
+    length: int
+
+
+def slice_length(query_x: Tensor, tile: int, table_width: int) -> int:
+    """Columns of the table that the queries of any tile may need."""
+    starts = query_x[::tile]
+    stops = query_x[
+        torch.arange(tile - 1, query_x.numel() + tile - 1, tile).clamp(
+            max=query_x.numel() - 1
+        )
+    ]
+    span = float((stops - starts).max()) * (table_width - 1) / 4
+    return math.ceil(span) + 2
+
+
+def cut_slices(table: Tensor, groups: int, length: int) -> TableSlices:
+    """Cuts a table (heads, Ty, Tx) into :class:`TableSlices`."""
+    heads, height, _ = table.shape
+    slices = F.pad(table, (length, length, 1, 2)).unfold(2, length, 1)
+    starts = slices.shape[2]
+    slices = slices.unflatten(0, (groups, -1))  # g, heads / g, rows, starts, l
+    slices = slices.permute(0, 2, 3, 1, 4)
+    values = slices.reshape(-1, heads // groups * length)
+    return TableSlices(values, height + 3, starts, length)
+
+
+def join_slices(grads: Tensor, slices: TableSlices, table: Tensor) -> Tensor:
+    """The gradient of a table from those of its slices."""
+    heads, height, width = table.shape
+    length = slices.length
+    grads = grads.view(
+        -1, slices.rows, slices.starts, grads.shape[1] // length, length
+    )
+    grads = grads.permute(0, 3, 1, 2, 4).reshape(
+        heads, slices.rows, slices.starts, length
+    )
+    padded = grads.new_zeros(heads, slices.rows, width + 2 * length)
+    for i in range(length):
+        padded[:, :, i : i + slices.starts] += grads[..., i]
+    inner = padded[:, 1 : height + 1, length : length + width]
+    return inner.contiguous()
+
+
+def _cells(query: Tensor, points: Tensor, side: int) -> Tensor:
+    """Where along a table's axis each pair reads it, (..., queries)."""
+    return ((query - points[..., None]) / 2 + 1) * ((side - 1) / 2)
+
+
+class KeyBlock:
+    """The bias of a block of keys on a tile of queries.
+
+    `P` counts pairs of image and head group, whose tables may differ.
+
+    Args:
+        bias: The whole bias.
+        slices: Its table in slices.
+        points_yx: Positions (n, P, 2) of the keys.
+        groups: Head group of each pair (P,).
+        rows: Rows of the query map that make up the tile.
+        columns: Its columns.
+    """
+
+    def __init__(
+        self,
+        bias: TableBias,
+        slices: TableSlices,
+        points_yx: Tensor,
+        groups: Tensor,
+        rows: slice,
+        columns: slice,
+    ) -> None:
+        height, width = bias.table.shape[1:]
+        length = slices.length
+        self.slices = slices
+        self.table_size = height, width
+        self.keys, self.pairs = points_yx.shape[:2]
+        self.heads = slices.values.shape[1] // length
+        # A clamped position reads zeros only. NaN is kept in the weights.
+        y = _cells(bias.query_y[rows], points_yx[..., 0], height)
+        y = y.permute(2, 0, 1)  # rows, n, P
+        top = y.floor().clamp_(-1, height)
+        weight = (y - top).clamp_(0, 1)
+        self.weights = torch.stack([1 - weight, weight], -1)
+        x = _cells(bias.query_x[columns], points_yx[..., 1], width)
+        left = x[..., 0].floor().clamp_(-length, width)
+        top = top.long().clamp_(-1, height) + 1
+        top += groups * slices.rows
+        start = left.long().clamp_(-length, width) + length
+        upper = top * slices.starts + start
+        # The two slices to mix for each row, key and pair, (rows, n, P, 2).
+        self.index = torch.stack([upper, upper + slices.starts], -1)
+        # Where in its slice each query of the tile reads, (n, P, columns).
+        self.place = x - left[..., None]
+        hats = self._distance().abs_().neg_().add_(1).clamp_(min=0)
+        self.hats = hats.flatten(0, 1)
+
+    def _distance(self) -> Tensor:
+        """Of queries from columns of the slice, (n, P, length, columns)."""
+        length, place = self.slices.length, self.place
+        steps = torch.arange(length, dtype=place.dtype, device=place.device)
+        return place[..., None, :] - steps[:, None]
+
+    def mixed_rows(self, rows: slice) -> Tensor:
+        """The table's rows, mixed for some rows of queries.
+
+        Returns:
+            Tensor (n * P, heads / groups * R, length).
+        """
+        mixed = F.embedding_bag(
+            self.index[rows].view(-1, 2),
+            self.slices.values,
+            per_sample_weights=self.weights[rows].view(-1, 2),
+            mode='sum',
+        )
+        length = self.slices.length
+        mixed = mixed.view(-1, self.keys * self.pairs, self.heads, length)
+        return mixed.permute(1, 2, 0, 3).flatten(1, 2)
+
+    def start_gradients(self) -> None:
+        """Prepares for :meth:`add_gradients`."""
+        self.weight_grad = self.weights.new_zeros(self.weights.shape[:3])
+        self.hats_grad = torch.zeros_like(self.hats)
+
+    def add_gradients(
+        self, rows: slice, mixed: Tensor, grad: Tensor, slices_grad: Tensor
+    ) -> None:
+        """Takes in the gradient of the bias on some rows of queries.
+
+        Args:
+            rows: The rows.
+            mixed: What :meth:`mixed_rows` gave for them.
+            grad: Gradient of the bias (n * P, heads / groups * R, columns).
+            slices_grad: Gradient of the slices, added to.
+        """
+        torch.baddbmm(
+            self.hats_grad, mixed.transpose(1, 2), grad, out=self.hats_grad
+        )
+        grad = torch.bmm(grad, self.hats.transpose(1, 2))
+        grad = grad.unflatten(1, (self.heads, -1)).permute(2, 0, 1, 3)
+        grad = grad.reshape(-1, slices_grad.shape[1])  # R n P, heads l
+        upper, lower = self.index[rows].view(-1, 2).unbind(1)
+        step = F.embedding(lower, self.slices.values)
+        step -= F.embedding(upper, self.slices.values)
+        place = self.weight_grad[rows]
+        place.copy_((step * grad).sum(-1).view_as(place))
+        weights = self.weights[rows].view(-1, 2)
+        for i, index in enumerate((upper, lower)):
+            slices_grad += torch.ops.aten.embedding_dense_backward(
+                grad * weights[:, i, None], index, len(slices_grad), -1, False
+            )
+
+    def points_grad(self) -> Tensor:
+        """Gradient of the positions, (n, P, 2)."""
+        height, width = self.table_size
+        distance = self._distance()
+        below = (distance >= -1) & (distance < 0)
+        above = (distance >= 0) & (distance < 1)
+        slope = below.to(self.hats.dtype) - above.to(self.hats.dtype)
+        x = (self.hats_grad.view_as(slope) * slope).sum((-1, -2))
+        y = self.weight_grad.sum(0)
+        return torch.stack([y * (1 - height) / 4, x * (1 - width) / 4], -1)

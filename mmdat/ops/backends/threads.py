@@ -1,0 +1,90 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Whole blocks of work in threads, one core each.
+
+PyTorch splits single operations over the cores and makes them wait for each
+other after each. For long rows of short operations that costs more than it
+gains, many times more where other programs want a core as well. Here every
+thread does its own row of operations on its own core from beginning to end;
+PyTorch lets go of Python's lock while it computes.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_size = 0
+
+
+def _start(ready: threading.Barrier) -> None:
+    """Makes a new thread compute with one core."""
+    # Sets the calling thread, and what threads to come begin with; whoever
+    # waits at the barrier restores the latter.
+    torch.set_num_threads(1)
+    ready.wait()
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    """The pool, made anew where the number of threads has changed."""
+    global _pool, _size
+    with _lock:
+        if _pool is None or _size != count:
+            if _pool is not None:
+                _pool.shutdown()
+            ready = threading.Barrier(count + 1)
+            _pool = ThreadPoolExecutor(
+                count, 'mmdat', initializer=_start, initargs=(ready,)
+            )
+            for _ in range(count):
+                _pool.submit(int)
+            ready.wait()
+            torch.set_num_threads(count)
+            _size = count
+        return _pool
+
+
+def _forget() -> None:
+    """A forked process has none of its parent's threads."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def parts(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """Deals out the items to as many threads as PyTorch would use."""
+    count = min(torch.get_num_threads(), len(items))
+    return [items[i::count] for i in range(count)]
+
+
+def run(
+    work: Callable[[Sequence[Item]], Result], items: Sequence[Item]
+) -> list[Result]:
+    """Calls `work` with each of the :func:`parts` of the items.
+
+    Args:
+        work: Is called without gradients, and must not wait for other calls.
+        items: What there is to do.
+
+    Returns:
+        The results in the order of the parts, whoever was first.
+    """
+    shares = parts(items)
+    if len(shares) < 2:
+        return [work(share) for share in shares]
+
+    def without_gradients(share: Sequence[Item]) -> Result:
+        with torch.no_grad():
+            return work(share)
+
+    pool = _threads(torch.get_num_threads())
+    return list(pool.map(without_gradients, shares))

@@ -1,0 +1,133 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Cutting a map into windows, plain or shifted, and putting it together."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class WindowPart(NamedTuple):
+    """Windows that look alike.
+
+    Attributes:
+        windows: Their place in the order of the windows.
+        rows: Their rows in the grid of windows.
+        columns: Their columns.
+        seam_y: Whether they hold rows from both ends of the map.
+        seam_x: Whether they hold columns from both ends.
+    """
+
+    windows: slice
+    rows: slice
+    columns: slice
+    seam_y: bool
+    seam_x: bool
+
+
+class WindowLayout(NamedTuple):
+    """How a map is cut.
+
+    Attributes:
+        height: H.
+        width: W.
+        size: Side of a window w.
+        shift: How far the map is rolled to the top left before.
+    """
+
+    height: int
+    width: int
+    size: int
+    shift: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of windows."""
+        return -(-self.height // self.size), -(-self.width // self.size)
+
+    def parts(self) -> Iterator[WindowPart]:
+        """All windows; in the order of windows those of a part are together.
+
+        Only the last row and column of windows of a rolled map hold pixels
+        from two ends of it.
+        """
+        start = 0
+        for rows, seam_y in self._spans(self.grid[0]):
+            for columns, seam_x in self._spans(self.grid[1]):
+                count = (rows.stop - rows.start) * (
+                    columns.stop - columns.start
+                )
+                windows = slice(start, start + count)
+                yield WindowPart(windows, rows, columns, seam_y, seam_x)
+                start += count
+
+    def _spans(self, n: int) -> list[tuple[slice, bool]]:
+        if not self.shift:
+            return [(slice(0, n), False)]
+        whole = [(slice(0, n - 1), False)] if n > 1 else []
+        return [*whole, (slice(n - 1, n), True)]
+
+
+def split_windows(x: Tensor, layout: WindowLayout) -> Tensor:
+    """Cuts a map into windows.
+
+    The map is padded with zeros at the bottom right to a multiple of the
+    window, and rolled.
+
+    Args:
+        x: Map (B, H, W, C).
+        layout: How to cut it.
+
+    Returns:
+        Windows (n, B, w * w, C).
+    """
+    size, shift = layout.size, layout.shift
+    rows, columns = layout.grid
+    below, right = rows * size - layout.height, columns * size - layout.width
+    if below or right:
+        x = F.pad(x, (0, 0, 0, right, 0, below))
+    if shift:
+        x = x.roll((-shift, -shift), (1, 2))
+    grid = x.unflatten(1, (rows, size)).unflatten(3, (columns, size))
+    grid = grid.permute(1, 3, 0, 2, 4, 5)  # rows, columns, B, w, w, C
+    if not shift:
+        return grid.flatten(3, 4).flatten(0, 1)
+    return torch.cat(
+        [
+            grid[part.rows, part.columns].flatten(3, 4).flatten(0, 1)
+            for part in layout.parts()
+        ]
+    )
+
+
+def join_windows(windows: Tensor, layout: WindowLayout) -> Tensor:
+    """The reverse of :func:`split_windows`, padding cut off.
+
+    Args:
+        windows: (n, B, w * w, C).
+        layout: How they were cut.
+
+    Returns:
+        Map (B, H, W, C).
+    """
+    size, shift = layout.size, layout.shift
+    windows = windows.unflatten(2, (size, size))
+    bands: dict[int, list[Tensor]] = {}
+    for part in layout.parts():
+        columns = part.columns.stop - part.columns.start
+        band = windows[part.windows].unflatten(0, (-1, columns))
+        band = band.permute(2, 0, 3, 1, 4, 5)  # B, rows, w, columns, w, C
+        bands.setdefault(part.rows.start, []).append(band)
+    x = torch.cat(
+        [
+            torch.cat(band, dim=3) if len(band) > 1 else band[0]
+            for band in bands.values()
+        ],
+        dim=1,
+    )
+    x = x.flatten(3, 4).flatten(1, 2)
+    if shift:
+        x = x.roll((shift, shift), (1, 2))
+    return x[:, : layout.height, : layout.width]

@@ -1,0 +1,224 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""A picture as a config's test pipeline shows it to its model."""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from ..analysis.forward import build_model
+from ..checkpoints.fitting import check_fits
+from ..checkpoints.loading import load_checkpoint_file
+from ..engine.configuration import load_config
+from ..engine.preflight import check_run
+from ..utils.errors import UserError
+from .frames import Frame
+from .recorder import BlockRecord, DATRecorder, find_backbone
+
+# What may change the size of an image on its way, in the order that
+# Frame.from_meta takes for granted.
+_STEPS = (
+    ('Resize', 'ResizeEdge', 'ResizeShortestEdge', 'RandomChoiceResize'),
+    ('CenterCrop',),
+    ('Pad',),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, and what a model gets to see of it.
+
+    Attributes:
+        image: The original, (H, W, 3), RGB, uint8.
+        inputs: Input of the backbone, (1, 3, H', W').
+        frame: Where the pixels of the input lie in the original.
+    """
+
+    image: np.ndarray
+    inputs: Tensor
+    frame: Frame
+
+
+def load_model(
+    config: str | Config, checkpoint: str | None = None
+) -> nn.Module:
+    """Builds the model of a config in eval mode, on the CPU.
+
+    Args:
+        config: A detection, segmentation or classification config.
+        checkpoint: A checkpoint of ours or a file the authors released, with
+            the heads of the config or others; None takes what the
+            ``init_cfg`` of the backbone names, or random weights.
+
+    Returns:
+        The model, with the config as ``cfg``.
+
+    Raises:
+        UserError: A file is missing, or does not fit.
+    """
+    cfg = load_config(config) if isinstance(config, str) else config
+    check_run(cfg, ())
+    model = build_model(cfg).eval()
+    try:
+        backbone = find_backbone(model)
+    except ValueError as error:
+        raise UserError(f'{cfg.filename}: {error}') from error
+    if checkpoint is None:
+        backbone.init_weights()
+    else:
+        load_weights(model, checkpoint)
+    model.cfg = cfg
+    return model
+
+
+def load_weights(model: nn.Module, checkpoint: str) -> None:
+    """Gives a model the weights of a file, which must have its backbone's.
+
+    Raises:
+        UserError: The file is missing, or does not fit.
+    """
+    entries = load_checkpoint_file(checkpoint, 'cpu')
+    check_fits(checkpoint, entries, model, 'backbone.')
+
+
+def load_picture(
+    model: nn.Module, path: str | Path, cfg: Config | None = None
+) -> Picture:
+    """Sends a picture through the test pipeline of a model.
+
+    Args:
+        model: What :func:`load_model` gave.
+        path: An image file.
+        cfg: Where the pipeline is; None for the ``cfg`` of the model.
+
+    Raises:
+        UserError: There is no such image, or the config has no pipeline that
+            reads one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f'There is no image {path} (looked for {path.absolute()}); check '
+            f'the path.'
+        )
+    cfg = model.cfg if cfg is None else cfg
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    (_, load), *rest = (
+        (_name(t), Compose([t])) for t in _image_transforms(cfg)
+    )
+    try:
+        results = load(dict(img_path=str(path), img_id=0))
+    except Exception as error:  # whatever the decoder thinks of it
+        raise UserError(
+            f'{path} cannot be read as an image ({error}); convert it to PNG '
+            f'or JPEG.'
+        ) from error
+    image = _displayable(results['img'][..., ::-1])
+    step = 0
+    for name, transform in rest:
+        size = np.shape(results.get('img'))
+        results = transform(results)
+        if 'img' in results and np.shape(results['img']) != size:
+            step = _follow(name, step)
+    return pack(model, results, image)
+
+
+def _follow(name: str, step: int) -> int:
+    """Raises UserError for a change of size whose pixels would be lost."""
+    for i, names in enumerate(_STEPS[step:], start=step + 1):
+        if name in names:
+            return i
+    known = ', then '.join(' or '.join(names) for names in _STEPS)
+    raise UserError(
+        f'To find pixels again the test pipeline may change the size of '
+        f'images by {known}; got {name} out of this order, so leave it out '
+        f'with --cfg-options test_dataloader.dataset.pipeline=...'
+    )
+
+
+def pack(
+    model: nn.Module, packed: dict[str, Any], image: np.ndarray | None = None
+) -> Picture:
+    """Makes a picture of what a pipeline packed.
+
+    Args:
+        model: Detector, segmentor or classifier.
+        packed: ``inputs`` (3, H, W) in BGR and ``data_samples``.
+        image: The original, (H, W, 3), RGB; None stands for the input itself,
+            without its padding.
+    """
+    sample = packed['data_samples']
+    data = dict(inputs=[packed['inputs']], data_samples=[deepcopy(sample)])
+    inputs = model.data_preprocessor(data, False)['inputs']
+    if image is not None:
+        return Picture(image, inputs, Frame.from_meta(sample.metainfo))
+    image = packed['inputs'].permute(1, 2, 0).flip(-1).cpu().numpy()
+    frame = Frame(image.shape[:2])
+    return Picture(_displayable(image), inputs, frame)
+
+
+def record(
+    model: nn.Module,
+    picture: Picture,
+    blocks: Iterable[tuple[int, int]] | None = None,
+    queries_xy: Sequence[Sequence[float]] = (),
+    received: bool = True,
+) -> dict[tuple[int, int], BlockRecord]:
+    """Runs the backbone of a model on a picture, and nothing else of it.
+
+    Args:
+        model: The model.
+        picture: The picture.
+        blocks: As in :class:`DATRecorder`, and so the next two.
+        queries_xy: Pixels (x, y) whose attention is wanted.
+        received: Whether to compute how much attention each key receives.
+
+    Returns:
+        The records by (stage, block).
+    """
+    recorder = DATRecorder(model, blocks, queries_xy, picture.frame, received)
+    with recorder, torch.no_grad():
+        find_backbone(model)(picture.inputs)
+    return recorder.records
+
+
+def _image_transforms(cfg: Config) -> list[Any]:
+    """Of the test pipeline, what reads and changes the image."""
+    for split in ('test', 'val'):
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        while dataset is not None and 'pipeline' not in dataset:
+            inner = dataset.get('datasets') or [dataset.get('dataset')]
+            dataset = inner[0]
+        if dataset is None:
+            continue
+        pipeline = list(dataset['pipeline'])
+        names = [_name(transform) for transform in pipeline]
+        if names and names[0] == 'LoadImageFromFile':
+            return [
+                transform
+                for transform, name in zip(pipeline, names)
+                if name == names[0] or not name.startswith('Load')
+            ]
+    raise UserError(
+        f'To prepare an image the config needs a test_dataloader whose '
+        f'pipeline starts with LoadImageFromFile; {cfg.filename} has none.'
+    )
+
+
+def _name(transform: Any) -> str:
+    kind = transform.get('type') if isinstance(transform, dict) else transform
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name.rpartition('.')[2].rpartition('/')[2]
+
+
+def _displayable(image: np.ndarray) -> np.ndarray:
+    """An RGB image of any type as uint8, contiguous."""
+    return np.ascontiguousarray(image.clip(0, 255).astype(np.uint8))

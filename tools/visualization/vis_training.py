@@ -1,0 +1,102 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Makes a GIF or MP4 of how the points of a DAT move while it trains.
+
+Each frame is a checkpoint. Stages, blocks and groups count from 0.
+"""
+
+import argparse
+
+from mmengine.config import DictAction
+from rich.progress import track
+
+from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.configuration import load_config
+from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.visualization.movie import (
+    find_checkpoints,
+    make_movie,
+    writer_for,
+)
+from mmdat.visualization.picture import (
+    load_model,
+    load_picture,
+    load_weights,
+    record,
+)
+from mmdat.visualization.recorder import select_blocks
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('image', help='image file')
+    parser.add_argument('config', help='config that was trained')
+    parser.add_argument(
+        'checkpoints',
+        nargs='+',
+        help='work dir, whose epoch_N.pth or iter_N.pth are taken in order, '
+        'or checkpoint files in the order to show them',
+    )
+    parser.add_argument(
+        '--stage',
+        type=int,
+        help='stage; by default the last block of each stage that can',
+    )
+    parser.add_argument('--block', type=int, help='block in the stage')
+    parser.add_argument('--group', type=int, help='group; by default all')
+    parser.add_argument(
+        '--fps', type=float, default=2, help='checkpoints per second'
+    )
+    parser.add_argument(
+        '--out', default='points.gif', help='.gif or .mp4 file to write'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings to override, key=value; lists as key="[a,b]"',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Draws and says where."""
+    args = parse_args()
+    use_safe_loading()
+    with one_sentence_errors('vis_training'):
+        writer_for(args.out, args.fps)
+        files = find_checkpoints(args.checkpoints)
+        cfg = load_config(args.config, args.cfg_options)
+        model = load_model(cfg, str(files[0]))
+        picture = load_picture(model, args.image)
+        try:
+            blocks = select_blocks(model, args.stage, args.block)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        blocks = list({stage: (stage, i) for stage, i in blocks}.values())
+        frames = []
+        for file in track(files, 'Checkpoints'):
+            load_weights(model, str(file))
+            records = list(record(model, picture, blocks).values())
+            groups = min(one.groups for one in records)
+            if args.group is not None and not 0 <= args.group < groups:
+                raise UserError(
+                    f'--group must be in 0 to {groups - 1}; got {args.group}.'
+                )
+            frames.append((file.stem, records))
+        out = make_movie(
+            picture.image,
+            frames,
+            args.out,
+            args.group,
+            args.fps,
+            lambda frames: track(frames, 'Frames'),
+        )
+    print(f'{len(frames)} frames are in {out.resolve()}')
+
+
+if __name__ == '__main__':
+    main()
