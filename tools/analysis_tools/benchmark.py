@@ -25,6 +25,7 @@ from mmdat.analysis.benchmark.cases import (
     Conditions,
     Subject,
 )
+from mmdat.analysis.benchmark.conditions import load_average, warning
 from mmdat.analysis.benchmark.memory import available_memory
 from mmdat.analysis.benchmark.plan import (
     PRESETS,
@@ -203,6 +204,7 @@ def read_conditions(args: argparse.Namespace) -> Conditions:
         amp=None if amp == 'off' else amp,
         threads=args.threads,
         memory_limit=None if limit is None else int(limit),
+        load=load_average(),
     )
 
 
@@ -272,6 +274,8 @@ def main() -> None:
             )
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
+        if (busy := warning(conditions)) is not None:
+            console.print(busy, style='yellow')
         rules = Rules(args.rounds, args.timeout, out / 'workers.log')
         try:
             rows = run(groups, conditions, baselines, rules, console)

@@ -111,6 +111,7 @@ class Conditions:
         min_seconds: A case shorter than this is repeated within a round.
         memory_limit: Bytes a case may take beyond its weights on the CPU,
             None for no limit.
+        load: Load average of the machine before the run, None if not known.
     """
 
     device: str = 'cpu'
@@ -118,6 +119,7 @@ class Conditions:
     threads: int | None = None
     min_seconds: float = 0.2
     memory_limit: int | None = None
+    load: float | None = None
 
     @property
     def dtype(self) -> str:

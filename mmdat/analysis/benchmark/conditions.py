@@ -23,6 +23,25 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def load_average() -> float | None:
+    """Processes that wanted to compute in the last minute."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
+
+
+def warning(conditions: Conditions) -> str | None:
+    """What to say if others compute as well, None if all is well."""
+    cores = os.cpu_count() or 1
+    if conditions.load is None or conditions.load < 0.3 * cores:
+        return None
+    return (
+        f'The machine is busy (load average {conditions.load:g} on {cores} '
+        f'cores): times, and ratios too, are worth little.'
+    )
+
+
 def describe(conditions: Conditions) -> dict[str, str | int]:
     """Columns that are the same in all rows of a run."""
     device = torch.device(conditions.device)
@@ -34,6 +53,7 @@ def describe(conditions: Conditions) -> dict[str, str | int]:
         mmdat=__version__,
         torch=torch.__version__,
         machine=f'{cpu_model()}, {os.cpu_count()} cores',
+        load=conditions.load,
         threads=conditions.threads or torch.get_num_threads(),
         device=name,
         dtype=conditions.dtype,

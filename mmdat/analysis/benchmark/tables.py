@@ -80,7 +80,8 @@ def screen_table(rows: Sequence[Row], baselines: Sequence[str]) -> Table:
 def conditions_line(row: Row) -> str:
     """What all rows have in common, in a sentence."""
     return (
-        f'{row["machine"]}, {row["threads"]} threads, {row["device"]}, '
+        f'{row["machine"]} (load before {row["load"]}), '
+        f'{row["threads"]} threads, {row["device"]}, '
         f'{row["dtype"]}, torch {row["torch"]}, mmdat {row["mmdat"]}, '
         f'{row["date"]}'
     )

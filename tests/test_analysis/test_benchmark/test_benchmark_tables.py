@@ -2,6 +2,7 @@
 """Rows, CSV, Markdown and picture of fixed numbers."""
 
 import csv
+import os
 
 import pytest
 
@@ -13,18 +14,20 @@ from mmdat.analysis.benchmark.cases import (
     Setting,
     Subject,
 )
+from mmdat.analysis.benchmark.conditions import warning
 from mmdat.analysis.benchmark.plot import plot
 from mmdat.analysis.benchmark.ratios import Baseline
 from mmdat.analysis.benchmark.rows import make_rows, write_csv
 from mmdat.analysis.benchmark.tables import markdown
 
-CONDITIONS = Conditions(amp='bf16', threads=2)
+CONDITIONS = Conditions(amp='bf16', threads=2, load=0.5)
 BASELINES = [Baseline('swin_t'), Baseline('theirs', of='dat_t')]
 COLUMNS = [
     'date',
     'mmdat',
     'torch',
     'machine',
+    'load',
     'threads',
     'device',
     'dtype',
@@ -119,6 +122,13 @@ def test_markdown(rows):
     ]
     assert 'theirs |' in lines[5] and 'out of memory' in lines[5]
     assert 'time / theirs' not in text  # a column without numbers
+
+
+def test_a_busy_machine_is_told():
+    cores = os.cpu_count()
+    assert warning(Conditions()) is None
+    assert warning(Conditions(load=0.1 * cores)) is None
+    assert 'machine is busy' in warning(Conditions(load=0.9 * cores))
 
 
 def test_picture(rows, tmp_path):
