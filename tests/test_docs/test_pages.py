@@ -1,0 +1,125 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Links lead somewhere, commands exist, and configs on the pages build."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+import mmdat  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md']
+PAGES += sorted((ROOT / 'docs').glob('*.md'))
+FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
+
+
+def blocks(page, language):
+    return [
+        b for kind, b in FENCE.findall(page.read_text()) if kind in language
+    ]
+
+
+def anchors(page):
+    titles = re.findall(r'^#+ (.+)$', FENCE.sub('', page.read_text()), re.M)
+    return {
+        re.sub(r'[^\w\- ]', '', t.lower()).replace(' ', '-') for t in titles
+    }
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    text = FENCE.sub('', page.read_text())
+    links = re.findall(r'\]\(([^)\s]+)\)', text)
+    links += re.findall(r'^\[[^\]]+\]: (\S+)$', text, re.M)
+    for link in links:
+        if '://' in link:
+            continue
+        path, _, anchor = link.partition('#')
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def commands():
+    for page in PAGES:
+        for block in blocks(page, ('bash', 'console')):
+            for line in block.replace('\\\n', ' ').splitlines():
+                words = shlex.split(line.removeprefix('$ '), comments=True)
+                for i, word in enumerate(words):
+                    if re.match(r'(tools|demo)/.*\.(py|sh)$', word):
+                        yield page.name, word, words[i + 1 :]
+
+
+def options_of(script):
+    if script.endswith('.sh'):
+        script = 'tools/' + script.split('_')[-1].replace('.sh', '.py')
+    source = (ROOT / script).read_text()
+    if 'common_parser' in source:
+        source += (ROOT / 'mmdat/engine/arguments.py').read_text()
+    if script == 'tools/make_digits.py':
+        return {'--out', '--train', '--val', '--size', '--crops', '--seed'}
+    return set(re.findall(r"'(--[\w-]+)'", source))
+
+
+def test_commands_options_and_configs_exist():
+    found = list(commands())
+    assert len(found) > 25
+    for page, script, words in found:
+        assert (ROOT / script).is_file(), (page, script)
+        for word in words:
+            if word.startswith('--'):
+                option = word.partition('=')[0]
+                assert option in options_of(script), (page, script, word)
+            elif re.match(r'configs/\w+\.py$', word):
+                ours = (ROOT / word).is_file() or word == 'configs/mine.py'
+                assert ours, (page, word)
+
+
+@pytest.mark.parametrize('number', range(3))
+def test_snippets_build(number, tmp_path):
+    snippet = blocks(ROOT / 'docs/use_in_your_config.md', ('python',))[number]
+    package = ('mmdet', 'mmseg', 'mmpretrain')[number]
+    pytest.importorskip(package)
+    path = tmp_path / 'config.py'
+    path.write_text(snippet)
+    cfg = Config.fromfile(str(path))
+    init_default_scope(package)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert type(model.backbone).__name__ == 'DAT'
+
+
+def test_the_zoo_agrees_with_the_metafiles():
+    rows = re.findall(
+        r'^\| \[(\w+)\]\((\S+)\) \| (.+?) \| (\d+) \| ([\d.]+) \| (.+) \|$',
+        (ROOT / 'docs/model_zoo.md').read_text(),
+        re.M,
+    )
+    wanted = []
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    for path in index['Import']:
+        for m in yaml.safe_load((ROOT / path).read_text())['Models']:
+            data = m['Metadata']
+            unit = 'Epochs' if 'Epochs' in data else 'Iterations'
+            results = ', '.join(
+                f'{k} {v}'
+                for r in m.get('Results', [])
+                for k, v in r['Metrics'].items()
+            )
+            wanted.append(
+                (
+                    m['Name'],
+                    f'../{m["Config"]}',
+                    f'{data[unit]} {unit.lower()}',
+                    str(data['Batch Size']),
+                    f'{data["Parameters"] / 1e6:.1f}',
+                    results or '-',
+                )
+            )
+    assert rows == wanted
