@@ -21,25 +21,33 @@ class Misfit:
         missing: Entries of the model that the checkpoint lacks.
         unexpected: Entries of the checkpoint that the model lacks.
         reshaped: Entries that both have, of different shapes.
+        unusable: Entries that cannot be copied, as they are no tensors or
+            such of another kind.
     """
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
 
     def within(self, prefix: str) -> 'Misfit':
         """The part of it whose names start with `prefix`."""
         return Misfit(
             *(
                 tuple(name for name in names if name.startswith(prefix))
-                for names in (self.missing, self.unexpected, self.reshaped)
+                for names in (
+                    self.missing,
+                    self.unexpected,
+                    self.reshaped,
+                    self.unusable,
+                )
             )
         )
 
     @property
     def is_fatal(self) -> bool:
         """Whether parameters of the model would stay random."""
-        return bool(self.missing or self.reshaped)
+        return bool(self.missing or self.reshaped or self.unusable)
 
     def __str__(self) -> str:
         """E.g. ``3 entries have another shape (a, b, ...), ...``."""
@@ -47,6 +55,7 @@ class Misfit:
             (self.reshaped, 'of another shape'),
             (self.missing, 'missing'),
             (self.unexpected, 'unexpected'),
+            (self.unusable, 'no tensor that can be copied'),
         )
         return ', '.join(
             f'{len(names)} {"entry is" if len(names) == 1 else "entries are"} '
@@ -67,7 +76,10 @@ def load_and_compare(model: nn.Module, checkpoint: Mapping) -> Misfit:
     try:
         model.load_state_dict(released.entries_of(checkpoint), strict=True)
     except RuntimeError as error:
-        return _parse(str(error))
+        misfit = _parse(str(error))
+        if misfit == Misfit():
+            raise
+        return misfit
     return Misfit()
 
 
@@ -82,6 +94,7 @@ def _parse(message: str) -> Misfit:
         listed('Missing'),
         listed('Unexpected'),
         tuple(re.findall(r'size mismatch for ([^\s:]+):', message)),
+        tuple(re.findall(r'parameter named "([^"]+)"', message)),
     )
 
 

@@ -3,6 +3,7 @@
 
 import os
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,7 @@ from mmengine.utils import digit_version
 
 from ..utils.errors import UserError
 from . import safetensors_files
+from .released import unwrap
 
 # Makes torch.load refuse code wherever it is called.
 _FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
@@ -62,6 +64,7 @@ def _statistic(owner: Any, name: str) -> Any:
 def _read(path: Path, map_location: Any) -> Any:
     if path.suffix == safetensors_files.SUFFIX:
         return safetensors_files.read(path, map_location)
+    _check_sums(path)
     if digit_version(torch.__version__) < digit_version('2.6.0'):
         # No types can be allowed under names of their own, nor need they be
         # for files that hold weights alone.
@@ -70,6 +73,19 @@ def _read(path: Path, map_location: Any) -> Any:
         allowed = torch.serialization.safe_globals(_harmless_types())
     with allowed:
         return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _check_sums(path: Path) -> None:
+    """Raises ValueError if a part of the file is not what was written.
+
+    Each has a checksum, which torch writes but does not look at, so that a
+    damaged tensor would be read as if nothing were.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise ValueError(f'wrong checksum of {damaged}')
 
 
 def load_checkpoint_file(
@@ -106,19 +122,21 @@ def load_checkpoint_file(
         )
     try:
         content = _read(path, map_location)
-    except (
-        UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-    ) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a damaged file anything may come
         raise UserError(_why_not(path, error)) from error
     if not isinstance(content, Mapping):
         raise UserError(
             f'A checkpoint must hold weights by name; {path} holds a '
             f'{type(content).__name__}, so save a state dict instead.'
+        )
+    names = (*content, *unwrap(content))
+    odd = [name for name in names if not isinstance(name, str)]
+    if odd:
+        raise UserError(
+            f'A checkpoint must hold weights by name; {path} has an entry '
+            f'{odd[0]!r:.40}, so save a state dict instead.'
         )
     return content
 

@@ -20,11 +20,11 @@ def fit(name: str, value: Tensor, wanted: Tensor) -> Tensor:
     Weights of 1x1 convolutions become those of linear layers. Anything else
     is returned as it is, for the loading code to complain of.
     """
-    if value.shape == wanted.shape:
+    if value.shape == wanted.shape or value.layout != wanted.layout:
         return value
     if value.ndim == 4 and value.shape[2:] == (1, 1) and wanted.ndim == 2:
         return value.flatten(1)
-    if value.ndim != wanted.ndim:
+    if value.ndim != wanted.ndim or not value.numel():
         return value
     if name.endswith('.rpe_table') and len(value) == len(wanted):
         return _resize(value, wanted.shape[1:])

@@ -7,6 +7,7 @@ from typing import Any
 
 from .attention import KINDS
 from .attention.deformable import POSITION_BIASES
+from .rules import check_flags, is_number, is_whole, require
 
 NUM_STAGES = 4
 
@@ -165,20 +166,26 @@ def resolve_arch(
     heads = settings['num_heads'] = _per_stage(
         'num_heads', settings['num_heads']
     )
-    _require(
-        all(isinstance(n, int) and n > 0 for n in (*depths, *heads)),
+    require(
+        all(is_whole(n) for n in (*depths, *heads)),
         'depths and num_heads must be positive whole numbers',
         f'{depths} and {heads}',
     )
-    if callable(settings['attentions']):
-        settings['attentions'] = settings['attentions'](depths)
-    if callable(settings['offset_groups']):
-        settings['offset_groups'] = settings['offset_groups'](heads)
+    family = FAMILIES[settings['family']]
+    for name, given in (('attentions', depths), ('offset_groups', heads)):
+        if settings[name] is family[name]:
+            settings[name] = family[name](given)
 
     sizes = _map_sizes(settings['img_size'])
     attentions = settings['attentions']
-    _require(
-        isinstance(attentions, list | tuple) and len(attentions) == NUM_STAGES,
+    require(
+        isinstance(attentions, list | tuple)
+        and len(attentions) == NUM_STAGES
+        and all(
+            isinstance(letters, str | list | tuple)
+            and all(isinstance(letter, str) for letter in letters)
+            for letters in attentions
+        ),
         "attentions must be four strings such as 'LD', one letter per block",
         attentions,
     )
@@ -202,15 +209,23 @@ def resolve_arch(
     )
     for number, stage in enumerate(stages):
         _check_stage(number, stage)
-    _require(
+    require(
         not settings['conv_embed'] or stages[0].dim % 2 == 0,
         'embed_dims[0] must be even for a convolutional patch embedding',
         stages[0].dim,
     )
-    _require(
-        settings['mlp_ratio'] > 0,
-        'mlp_ratio must be positive',
-        settings['mlp_ratio'],
+    ratio = settings['mlp_ratio']
+    require(
+        is_number(ratio)
+        and all(int(stage.dim * ratio) >= 1 for stage in stages),
+        'mlp_ratio must leave each MLP a channel, so be positive',
+        ratio,
+    )
+    check_flags(
+        **{
+            name: settings[name]
+            for name in ('conv_embed', 'conv_mlp', 'local_perception')
+        }
     )
     return Architecture(
         stages=stages,
@@ -218,32 +233,27 @@ def resolve_arch(
     )
 
 
-def _require(condition: bool, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f'{rule}; got {value!r}.')
-
-
 def _named_settings(arch: str | Mapping[str, Any]) -> dict[str, Any]:
     """All settings of an architecture, defaults filled in."""
     if isinstance(arch, str):
-        _require(
+        require(
             arch.lower() in ARCH_ZOO,
             f'arch must be a dict or one of {", ".join(ARCH_ZOO)}',
             arch,
         )
         arch = ARCH_ZOO[arch.lower()]
-    _require(isinstance(arch, Mapping), 'arch must be a name or a dict', arch)
+    require(isinstance(arch, Mapping), 'arch must be a name or a dict', arch)
     missing = [key for key in _REQUIRED if key not in arch]
-    _require(not missing, f'an arch dict needs {", ".join(_REQUIRED)}', arch)
-    unknown = sorted(set(arch) - _KEYS)
-    _require(
+    require(not missing, f'an arch dict needs {", ".join(_REQUIRED)}', arch)
+    unknown = sorted(str(key) for key in set(arch) - _KEYS)
+    require(
         not unknown,
         f'an arch dict may hold {", ".join(sorted(_KEYS))}',
         ', '.join(unknown),
     )
     family = arch.get('family', 'dat_pp')
-    _require(
-        family in FAMILIES,
+    require(
+        isinstance(family, str) and family in FAMILIES,
         f"an arch dict's family must be one of {', '.join(FAMILIES)}",
         family,
     )
@@ -253,7 +263,7 @@ def _named_settings(arch: str | Mapping[str, Any]) -> dict[str, Any]:
 def _per_stage(name: str, value: Any) -> list[Any]:
     """One value for each stage; a single value serves all four."""
     if isinstance(value, list | tuple):
-        _require(
+        require(
             len(value) == NUM_STAGES,
             f'{name} must be one value or a list of {NUM_STAGES}',
             value,
@@ -264,9 +274,10 @@ def _per_stage(name: str, value: Any) -> list[Any]:
 
 def _map_sizes(img_size: int | Sequence[int]) -> list[tuple[int, int]]:
     """Sides of the four maps for an image of this size."""
-    sides = (img_size,) * 2 if isinstance(img_size, int) else tuple(img_size)
-    _require(
-        len(sides) == 2 and all(isinstance(n, int) and n > 0 for n in sides),
+    pair = isinstance(img_size, list | tuple)
+    sides = tuple(img_size) if pair else (img_size,) * 2
+    require(
+        len(sides) == 2 and all(is_whole(n) for n in sides),
         'img_size must be a positive whole number or a pair (H, W) of them',
         img_size,
     )
@@ -282,71 +293,72 @@ def _check_stage(number: int, stage: StageSettings) -> None:
 
     def whole(name: str, least: int = 1, odd: bool = False) -> None:
         value = getattr(stage, name)
-        _require(
-            isinstance(value, int)
-            and value >= least
-            and (value % 2 == 1 or not odd),
+        require(
+            is_whole(value, least) and (value % 2 == 1 or not odd),
             f'{name} {where}must be {"an odd" if odd else "a whole"} number '
             f'of at least {least}',
             value,
         )
 
-    whole('dim')
-    _require(
-        stage.dim % stage.num_heads == 0,
-        f'embed_dims {where}must be a multiple of num_heads',
-        f'{stage.dim} for {stage.num_heads} heads',
+    require(
+        is_whole(stage.dim),
+        f'embed_dims {where}must be a whole number of at least 1',
+        stage.dim,
     )
-    _require(
+    require(
         len(stage.attentions) == stage.depth
         and set(stage.attentions) <= set(KINDS),
         f'attentions {where}must hold one of the letters {"".join(KINDS)} '
         f'for each of its {stage.depth} blocks',
         stage.attentions,
     )
+    # Types and signs also where the stage has no use for a setting.
+    used = set(stage.attentions)
+    whole('window_size', 2 if 'S' in used else 1, odd='X' in used)
+    whole('neighborhood_size', odd='N' in used)
+    for name in ('sr_ratio', 'offset_groups', 'offset_stride'):
+        whole(name)
+    moves = 'D' in used and stage.offset_kernel != stage.offset_stride
+    whole('offset_kernel', odd=moves)
+    require(
+        stage.dim % stage.num_heads == 0,
+        f'embed_dims {where}must be a multiple of num_heads',
+        f'{stage.dim} for {stage.num_heads} heads',
+    )
     value = stage.layer_scale_init_value
-    _require(
-        isinstance(value, int | float) and value >= 0,
+    require(
+        is_number(value) and value >= 0,
         f'layer_scale_init_value {where}must be a number of at least 0',
         value,
     )
-    used = set(stage.attentions)
-    if used & {'L', 'S', 'X'}:
-        whole('window_size', 2 if 'S' in used else 1, odd='X' in used)
-    if 'N' in used:
-        whole('neighborhood_size', odd=True)
-    if 'P' in used:
-        whole('sr_ratio')
+    value = stage.offset_range
+    require(
+        is_number(value) and (value >= 0 or value == -1),
+        f'offset_range {where}must be a number of at least 0, or -1 for no '
+        f'limit',
+        value,
+    )
+    check_flags(**{f'use_offsets {where}'.rstrip(): stage.use_offsets})
+    require(
+        stage.position_bias in POSITION_BIASES,
+        f'position_bias {where}must be one of {", ".join(POSITION_BIASES)}',
+        stage.position_bias,
+    )
     if 'E' in used:
-        _require(
+        require(
             stage.dim % (4 * stage.num_heads) == 0,
             f'embed_dims {where}must be a multiple of 4 num_heads for E',
             f'{stage.dim} for {stage.num_heads} heads',
         )
     if 'Q' in used:
-        _require(
+        require(
             stage.dim % (2 * stage.num_heads) == 0,
             f'embed_dims {where}must be a multiple of 2 num_heads for Q',
             f'{stage.dim} for {stage.num_heads} heads',
         )
     if 'D' in used:
-        whole('offset_groups')
-        whole('offset_stride')
-        _require(
+        require(
             stage.num_heads % stage.offset_groups == 0,
             f'num_heads {where}must be a multiple of offset_groups',
             f'{stage.num_heads} heads for {stage.offset_groups} groups',
-        )
-        if stage.offset_kernel != stage.offset_stride:
-            whole('offset_kernel', odd=True)
-        _require(
-            isinstance(stage.offset_range, int | float),
-            f'offset_range {where}must be a number, -1 for no limit',
-            stage.offset_range,
-        )
-        _require(
-            stage.position_bias in POSITION_BIASES,
-            f'position_bias {where}must be one of '
-            f'{", ".join(POSITION_BIASES)}',
-            stage.position_bias,
         )

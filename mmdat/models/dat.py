@@ -14,6 +14,7 @@ from ..ops.dispatch import check_backend_name
 from ..registry import MODELS
 from .arch import ARCH_ZOO, NUM_STAGES, resolve_arch
 from .embed import down_projection, patch_embedding
+from .rules import check_flags, check_rates, is_whole, require
 from .stage import Stage
 
 BACKEND_NAMES = ('triton', 'separable', 'chunked', 'tiled', 'reference')
@@ -119,6 +120,7 @@ class DAT(BaseModule):
         backend: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        _check_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
         resolved = resolve_arch(
             arch,
@@ -138,16 +140,27 @@ class DAT(BaseModule):
                 mlp_ratio=mlp_ratio,
             ),
         )
-        _check_rates(
+        check_rates(
             drop_rate=drop_rate,
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
         )
+        check_flags(norm_eval=norm_eval, with_cp=with_cp)
         check_backend_name(backend, BACKEND_NAMES)
+        require(
+            is_whole(in_channels),
+            'in_channels must be a whole number of at least 1',
+            in_channels,
+        )
+        require(
+            is_whole(frozen_stages, -1) and frozen_stages <= NUM_STAGES,
+            f'frozen_stages must be one of -1 to {NUM_STAGES}',
+            frozen_stages,
+        )
         self.arch = resolved
         self.in_channels = in_channels
         self.out_indices = _check_out_indices(out_indices)
-        self.frozen_stages = _check_frozen_stages(frozen_stages)
+        self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
         dims = [stage.dim for stage in resolved.stages]
@@ -272,30 +285,29 @@ class DAT(BaseModule):
             module.eval().requires_grad_(False)
 
 
-def _check_rates(**rates: float) -> None:
-    for name, rate in rates.items():
-        if not isinstance(rate, int | float) or not 0 <= rate <= 1:
-            raise ValueError(f'{name} must lie in [0, 1]; got {rate!r}.')
-
-
-def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    indices = (
-        (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+def _check_out_indices(out_indices: Any) -> tuple[int, ...]:
+    listed = isinstance(out_indices, Sequence)
+    indices = tuple(out_indices) if listed else (out_indices,)
+    require(
+        bool(indices)
+        and all(is_whole(i, 0) and i < NUM_STAGES for i in indices)
+        and all(a < b for a, b in zip(indices, indices[1:])),
+        f'out_indices must be rising stage numbers out of 0 to '
+        f'{NUM_STAGES - 1}',
+        out_indices,
     )
-    if not indices or sorted(set(indices) & set(range(NUM_STAGES))) != list(
-        indices
-    ):
-        raise ValueError(
-            f'out_indices must be rising stage numbers out of 0 to '
-            f'{NUM_STAGES - 1}; got {out_indices!r}.'
-        )
     return indices
 
 
-def _check_frozen_stages(frozen_stages: int) -> int:
-    if frozen_stages not in range(-1, NUM_STAGES + 1):
-        raise ValueError(
-            f'frozen_stages must be one of -1 to {NUM_STAGES}; got '
-            f'{frozen_stages!r}.'
-        )
-    return frozen_stages
+def _check_init_cfg(init_cfg: Any) -> None:
+    parts = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+    require(
+        init_cfg is None
+        or all(
+            isinstance(part, dict) and isinstance(part.get('type'), str | type)
+            for part in parts
+        ),
+        "init_cfg must be None, or a dict with a type such as 'Pretrained', "
+        'or a list of such',
+        init_cfg,
+    )
