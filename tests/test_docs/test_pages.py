@@ -123,3 +123,22 @@ def test_the_zoo_agrees_with_the_metafiles():
                 )
             )
     assert rows == wanted
+
+
+def test_fine_tuning_snippets_build():
+    pytest.importorskip('mmdet')
+    import family
+    from mmengine.optim import build_optim_wrapper
+
+    cfg = family.load('mask_rcnn_dat_pp_t_coco')
+    for snippet in blocks(ROOT / 'docs/finetune.md', ('python',)):
+        settings = {}
+        exec(snippet, {}, settings)
+        cfg.merge_from_dict(settings)
+    with torch.device('meta'):
+        model = family.build(cfg)
+    assert model.backbone.frozen_stages == 1
+    assert not model.backbone.patch_embed[0].weight.requires_grad
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    rates = {group['lr'] for group in wrapper.optimizer.param_groups}
+    assert len(rates) > 20 and max(rates) == cfg.optim_wrapper.optimizer.lr
