@@ -86,7 +86,8 @@ class WheelWithMim(bdist_wheel):
     def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
         """Makes the metadata, then adds the files."""
         super().egg2dist(egginfo_path, distinfo_path)
-        place_mim_files(Path(distinfo_path) / '.mim')
+        if 'editable_wheel' not in self.distribution.command_obj:
+            place_mim_files(Path(distinfo_path) / '.mim')
 
 
 setup(
