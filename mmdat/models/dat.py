@@ -302,7 +302,7 @@ def _check_out_indices(out_indices: Any) -> tuple[int, ...]:
 def _check_init_cfg(init_cfg: Any) -> None:
     parts = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
     require(
-        init_cfg is None
+        not init_cfg
         or all(
             isinstance(part, dict) and isinstance(part.get('type'), str | type)
             for part in parts

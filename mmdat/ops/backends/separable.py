@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..position_bias import PositionBias, TableBias
-from ..precision import at_least_float32
+from ..precision import at_least_float32, must_repeat_exactly
 from . import threads
 from .table_blocks import KeyBlock, cut_slices, join_slices, slice_length
 
@@ -519,6 +519,8 @@ def yields(
     dropout: float,
 ) -> str | None:
     """Why reading the table pair by pair is faster, or None."""
+    if must_repeat_exactly(q):
+        return None
     if q.device.type != 'cpu':
         return f'its blocks are made for caches of CPUs; got {q.device}.'
     pairs = q.shape[2] * k.shape[2]
