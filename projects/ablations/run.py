@@ -6,10 +6,7 @@ that was interrupted goes on from its last checkpoint.
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from ablations.report import markdown, summarise, write
 from ablations.running import train

@@ -226,5 +226,3 @@ def _write(path: Path, content: Any) -> None:
     part = path.with_suffix('.part')
     part.write_text(json.dumps(content, indent=1))
     part.replace(path)
-
-
