@@ -1,0 +1,117 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Which runs each study consists of."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+REPO = CONFIGS.parents[2]
+
+BIASES = ('none', 'fixed', 'depthwise_conv', 'log_continuous', 'table')
+RANGES = (0, 1, 2, 4, 6, 8, 10, 12, 14, 16)
+#: Config of DAT, and of the baselines in its recipe, by scale.
+SCALES = {
+    'small': CONFIGS / 'small.py',
+    'in1k': REPO / 'configs' / 'classifier_dat_t_in1k.py',
+    'coco': REPO / 'configs' / 'mask_rcnn_dat_t_coco.py',
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model of a study.
+
+    Attributes:
+        name: Folder of its runs. The model that all studies share has one
+            name, so that it is trained once.
+        label: What tables and plots call it.
+        config: Its config, None for that of the scale.
+        options: Settings of the backbone that differ from the config's.
+    """
+
+    name: str
+    label: str
+    config: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+DEFAULT = 'dat'
+
+
+def _geometry() -> list[Variant]:
+    """Offsets off and on, each with every kind of position bias."""
+    variants = []
+    for offsets in (False, True):
+        for bias in BIASES:
+            word = 'on' if offsets else 'off'
+            same = offsets and bias == 'table'
+            variants.append(
+                Variant(
+                    DEFAULT if same else f'offsets_{word}-bias_{bias}',
+                    f'offsets {word}, bias {bias}',
+                    options={}
+                    if same
+                    else dict(use_offsets=offsets, position_bias=bias),
+                )
+            )
+    return variants
+
+
+def _stages(depths: list[int]) -> list[Variant]:
+    """Deformable attention in the last 0 to 4 stages, windows elsewhere."""
+    variants = []
+    for first in range(4, -1, -1):
+        attentions = [
+            ('LD' if i >= first else 'LS') * (depth // 2)
+            for i, depth in enumerate(depths)
+        ]
+        numbers = ' '.join(str(i + 1) for i in range(first, 4))
+        variants.append(
+            Variant(
+                DEFAULT if first == 2 else f'stages_{4 - first}',
+                f'stages {numbers}' if numbers else 'none (windows only)',
+                options={} if first == 2 else dict(attentions=attentions),
+            )
+        )
+    return variants
+
+
+def _range() -> list[Variant]:
+    """The offset range s, in cells of the key grid."""
+    return [
+        Variant(
+            DEFAULT if s == 2 else f'range_{s}',
+            f's = {s}',
+            options={} if s == 2 else dict(offset_range=s),
+        )
+        for s in RANGES
+    ]
+
+
+def _baselines(scale: str) -> list[Variant]:
+    """DAT beside Swin and PVT in the same recipe."""
+    return [
+        Variant(DEFAULT, 'DAT'),
+        Variant('swin', 'Swin', CONFIGS / f'{scale}_swin.py'),
+        Variant('pvt', 'PVT', CONFIGS / f'{scale}_pvt.py'),
+    ]
+
+
+STUDIES = ('geometry', 'stages', 'range', 'baselines')
+
+
+def variants(study: str, scale: str) -> list[Variant]:
+    """The models of a study.
+
+    Args:
+        study: One of :data:`STUDIES`.
+        scale: One of :data:`SCALES`.
+    """
+    if study == 'geometry':
+        return _geometry()
+    if study == 'stages':
+        return _stages([2] * 4 if scale == 'small' else [2, 2, 6, 2])
+    if study == 'range':
+        return _range()
+    return _baselines(scale)

@@ -1,0 +1,102 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Trains the models of the paper's ablations and compares them.
+
+Interrupt it when you like and run it again: finished runs are kept, the one
+that was interrupted goes on from its last checkpoint.
+"""
+
+import argparse
+from pathlib import Path
+
+from ablations.report import markdown, summarise, write
+from ablations.running import train
+from ablations.studies import SCALES, STUDIES, variants
+from tqdm import tqdm
+
+from mmdat.utils.errors import UserError, one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--study', nargs='+', choices=STUDIES, default=list(STUDIES)
+    )
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument(
+        '--scale',
+        choices=[*SCALES, 'paper'],
+        default='small',
+        help='small: the digits data set on a CPU; in1k (or paper), coco: the '
+        "paper's, on ImageNet or COCO",
+    )
+    parser.add_argument(
+        '--work-dir', default='work_dirs/ablations', help='folder of all runs'
+    )
+    parser.add_argument('--data-root', help='where the data set lies')
+    parser.add_argument(
+        '--epochs', type=int, help='another number of epochs, small scale only'
+    )
+    parser.add_argument(
+        '--gpus', type=int, default=1, help='processes of a run, one per GPU'
+    )
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        metavar='NAME',
+        help='only these models of the studies, by their folder names',
+    )
+    args = parser.parse_args()
+    args.scale = 'in1k' if args.scale == 'paper' else args.scale
+    return args
+
+
+def chosen(args: argparse.Namespace) -> dict[str, list]:
+    """The models of each study that were asked for."""
+    studies = {s: variants(s, args.scale) for s in args.study}
+    if args.only is None:
+        return studies
+    names = {v.name for models in studies.values() for v in models}
+    unknown = sorted(set(args.only) - names)
+    if unknown:
+        raise UserError(
+            f'--only takes names of models of the studies, '
+            f'{", ".join(sorted(names))}; got {", ".join(unknown)}.'
+        )
+    kept = {
+        study: [v for v in models if v.name in args.only]
+        for study, models in studies.items()
+    }
+    return {study: models for study, models in kept.items() if models}
+
+
+def main() -> None:
+    """Trains what is not trained yet, then writes tables and plots."""
+    args = parse_args()
+    root = Path(args.work_dir).resolve() / args.scale
+    data_root = args.data_root and f'{Path(args.data_root).resolve()}/'
+    with one_sentence_errors('ablations'):
+        studies = chosen(args)
+        models = {v.name: v for vs in studies.values() for v in vs}
+        runs = [(seed, name) for seed in args.seeds for name in models]
+        results = {name: {} for name in models}
+        for seed, name in (bar := tqdm(runs, unit='run')):
+            bar.set_description(f'{name}, seed {seed}')
+            results[name][seed] = train(
+                models[name],
+                seed,
+                args.scale,
+                root / name / f'seed_{seed}',
+                args.epochs,
+                data_root,
+                args.gpus,
+            )
+        for study, members in studies.items():
+            rows = [summarise(v.label, results[v.name]) for v in members]
+            paths = write(study, rows, root)
+            print(f'\n{study}\n\n{markdown(rows)}')
+            print('Written: ' + ', '.join(map(str, paths)))
+
+
+if __name__ == '__main__':
+    main()

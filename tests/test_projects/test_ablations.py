@@ -1,0 +1,145 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""The ablations: every model builds, the command goes from start to plot."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmpretrain')
+pytest.importorskip('mmdet')
+
+PROJECT = Path(__file__).parents[2] / 'projects' / 'ablations'
+sys.path.insert(0, str(PROJECT))
+
+from ablations import report, running, studies  # noqa: E402
+from test_tools.conftest import digits, run  # noqa: E402, F401
+
+from mmdat.analysis.forward import build_model  # noqa: E402
+from mmdat.engine.configuration import load_config  # noqa: E402
+from mmdat.models import DAT  # noqa: E402
+from mmdat.utils.errors import UserError  # noqa: E402
+
+MODELS = [v for s in studies.STUDIES for v in studies.variants(s, 'small')]
+CASES = {v.name: v for v in MODELS}
+
+
+def backbone(name):
+    variant = CASES[name]
+    options = running.cfg_options(variant, 3, 'small', None)
+    config = variant.config or studies.SCALES['small']
+    cfg = load_config(str(config), options)
+    assert cfg.randomness.seed == 3
+    return build_model(cfg).backbone
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_every_small_model_is_the_one_its_name_says(name):
+    model = backbone(name)
+    assert isinstance(model, DAT) == (name not in ('swin', 'pvt'))
+    if not isinstance(model, DAT):
+        return
+    deformable = [s for s in model.arch.stages if 'D' in s.attentions]
+    offsets = {s.use_offsets for s in deformable}
+    biases = {s.position_bias for s in deformable}
+    ranges = {s.offset_range for s in deformable}
+    if name.startswith('offsets_'):
+        word, bias = name.removeprefix('offsets_').split('-bias_')
+        assert offsets == {word == 'on'} and biases == {bias}
+    elif name.startswith('range_'):
+        assert ranges == {int(name.removeprefix('range_'))}
+    elif name.startswith('stages_'):
+        assert len(deformable) == int(name.removeprefix('stages_'))
+    else:
+        assert (offsets, biases, ranges) == ({True}, {'table'}, {2})
+        assert len(deformable) == 2
+
+
+@pytest.mark.parametrize('scale', ['in1k', 'coco'])
+def test_the_models_of_the_paper_parse(scale):
+    for study in studies.STUDIES:
+        for variant in studies.variants(study, scale):
+            config = variant.config or studies.SCALES[scale]
+            options = running.cfg_options(variant, 0, scale, None)
+            cfg = load_config(str(config), options)
+            for key, value in variant.options.items():
+                assert cfg.model.backbone[key] == value
+
+
+@pytest.mark.parametrize('name', ['swin', 'pvt'])
+def test_small_baselines_are_as_large_as_dat(name):
+    base = studies.SCALES['small']
+    cost = running.complexity(base, {}, base)['parameters']
+    other = running.complexity(CASES[name].config, {}, base)['parameters']
+    assert 0.5 < other / cost < 2
+
+
+def test_configs_are_lean():
+    for path in (PROJECT / 'configs').glob('*.py'):
+        assert len(path.read_text().splitlines()) <= 15, path
+
+
+def test_other_numbers_of_epochs_are_for_the_small_scale():
+    with pytest.raises(UserError, match='--scale coco'):
+        running.cfg_options(CASES['dat'], 0, 'coco', 2)
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    running._state(tmp_path, dict(seed=0))
+    running._state(tmp_path, dict(seed=0))
+    with pytest.raises(UserError, match='another with --work-dir'):
+        running._state(tmp_path, dict(seed=1))
+
+
+def result(accuracy):
+    return dict(
+        metrics={'accuracy/top1': accuracy},
+        parameters=2_000_000,
+        multiply_adds=50_000_000,
+        seconds=10.0,
+        memory_mib=1000.0,
+        memory_of='process',
+    )
+
+
+def test_a_row_is_mean_and_spread_over_seeds():
+    row = report.summarise('DAT', {0: result(50.0), 1: result(54.0)})
+    text = report.markdown([row])
+    assert '| DAT | 0 1 | 52.0 ± 2.8 (50.0 to 54.0) | 2.000 | 50.0 |' in text
+    one = report.summarise('DAT', {0: result(50.0)})
+    assert '| 0 | 50.0 |' in report.markdown([one])
+
+
+def test_metrics_of_detection_are_shares():
+    logged = dict(metrics={'coco/bbox_mAP': 0.25})
+    assert running.main_metric(logged) == ('coco/bbox_mAP', 25.0)
+
+
+@pytest.mark.slow
+def test_trains_draws_and_keeps_what_is_finished(digits, tmp_path):  # noqa: F811
+    def ablate():
+        run(
+            *(sys.executable, PROJECT / 'run.py', '--epochs', 1),
+            *('--study', 'geometry', 'baselines'),
+            *('--only', 'offsets_off-bias_none', 'pvt'),
+            *('--work-dir', tmp_path, '--data-root', digits / 'imagenet'),
+        )
+
+    ablate()
+    root = tmp_path / 'small'
+    files = list(root.glob('*/seed_0/result.json'))
+    assert {f.parts[-3] for f in files} == {'offsets_off-bias_none', 'pvt'}
+    for study in ('geometry', 'baselines'):
+        with open(root / f'{study}.csv', newline='') as file:
+            (row,) = csv.DictReader(file)
+        assert 0 <= float(row['mean']) <= 100
+        assert float(row['seconds']) > 0 and float(row['memory_mib']) > 100
+        assert (root / f'{study}.png').stat().st_size > 5000
+    for file in files:  # shows that the second time nothing is trained
+        content = json.loads(file.read_text())
+        content['metrics']['accuracy/top1'] = 12.5
+        file.write_text(json.dumps(content))
+    ablate()
+    assert ' 12.5 ' in (root / 'geometry.md').read_text()
