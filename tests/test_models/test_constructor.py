@@ -44,7 +44,8 @@ WRONG = {
     'norm_eval': [*NO_FLAG, None, [True]],
     'with_cp': [*NO_FLAG, None, [True]],
     'backend': ['cuda', '', 3, True, ['triton'], {}, object],
-    'init_cfg': [3, True, 'model.pth', [3], {}, dict(type=3), [None]],
+    # An empty one is none, as in mmengine; the configs fill it in later.
+    'init_cfg': [3, True, 'model.pth', [3], dict(a=1), dict(type=3), [None]],
 }
 PER_STAGE = {
     *('window_size', 'neighborhood_size', 'sr_ratio', 'offset_groups'),
