@@ -24,11 +24,11 @@ class TableSlices(NamedTuple):
     """All slices of some length of the rows of a table.
 
     A slice may begin up to `length` columns before the table and the rows
-    reach one beyond it on either side; there the table is zero.
+    reach two beyond it on either side; there the table is zero.
 
     Attributes:
-        values: (groups * (Ty + 3) * starts, heads / groups * length).
-        rows: Ty + 3.
+        values: (groups * (Ty + 4) * starts, heads / groups * length).
+        rows: Ty + 4.
         starts: Tx + length + 1.
         length: Columns of a slice.
     """
@@ -54,12 +54,12 @@ def slice_length(query_x: Tensor, tile: int, table_width: int) -> int:
 def cut_slices(table: Tensor, groups: int, length: int) -> TableSlices:
     """Cuts a table (heads, Ty, Tx) into :class:`TableSlices`."""
     heads, height, _ = table.shape
-    slices = F.pad(table, (length, length, 1, 2)).unfold(2, length, 1)
+    slices = F.pad(table, (length, length, 2, 2)).unfold(2, length, 1)
     starts = slices.shape[2]
     slices = slices.unflatten(0, (groups, -1))  # g, heads / g, rows, starts, l
     slices = slices.permute(0, 2, 3, 1, 4)
     values = slices.reshape(-1, heads // groups * length)
-    return TableSlices(values, height + 3, starts, length)
+    return TableSlices(values, height + 4, starts, length)
 
 
 def join_slices(grads: Tensor, slices: TableSlices, table: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def join_slices(grads: Tensor, slices: TableSlices, table: Tensor) -> Tensor:
     padded = grads.new_zeros(heads, slices.rows, width + 2 * length)
     for i in range(length):
         padded[:, :, i : i + slices.starts] += grads[..., i]
-    inner = padded[:, 1 : height + 1, length : length + width]
+    inner = padded[:, 2 : height + 2, length : length + width]
     return inner.contiguous()
 
 
@@ -113,15 +113,17 @@ class KeyBlock:
         self.table_size = height, width
         self.keys, self.pairs = points_yx.shape[:2]
         self.heads = slices.values.shape[1] // length
-        # A clamped position reads zeros only. NaN is kept in the weights.
+        # A clamped position reads zeros only, of two rows: what their mix
+        # weighs nothing would still give it a gradient. NaN is kept in the
+        # weights.
         y = _cells(bias.query_y[rows], points_yx[..., 0], height)
         y = y.permute(2, 0, 1)  # rows, n, P
-        top = y.floor().clamp_(-1, height)
+        top = y.floor().clamp_(-2, height)
         weight = (y - top).clamp_(0, 1)
         self.weights = torch.stack([1 - weight, weight], -1)
         x = _cells(bias.query_x[columns], points_yx[..., 1], width)
         left = x[..., 0].floor().clamp_(-length, width)
-        top = top.long().clamp_(-1, height) + 1
+        top = top.long().clamp_(-2, height) + 2
         top += groups * slices.rows
         start = left.long().clamp_(-length, width) + length
         upper = top * slices.starts + start
