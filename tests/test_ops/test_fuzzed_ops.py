@@ -86,12 +86,17 @@ def compare(op, leaves, backend, dtype, wants):
     if dtype != torch.float64:
         plain = run(op, leaves, 'reference', dtypes, wants)
     eps = torch.finfo(dtype).eps
+    q, k = leaves[:2]
+    scores = (q.abs().amax() * k.abs().amax()).item() * q.shape[-1] ** 0.5
     for i, (ours, theirs, true) in enumerate(
         zip(got, plain, exact, strict=True)
     ):
         assert ours.shape == true.shape and ours.isfinite().all()
-        # Where plain PyTorch is exact by luck: the rounding of the type.
-        limit = 2 * distance(theirs, true) + 8 * eps * (true.norm().item() + 1)
+        # Where plain PyTorch is exact by luck: the rounding of the type, or
+        # of large scores, from which the backward pass takes their level.
+        limit = 2 * distance(theirs, true) + max(8, scores) * eps * (
+            true.norm().item() + 1
+        )
         if dtype == torch.float64:
             limit *= 100
         assert distance(ours, true) <= limit, (i, limit)
