@@ -86,12 +86,17 @@ def compare(op, leaves, backend, dtype, wants):
     if dtype != torch.float64:
         plain = run(op, leaves, 'reference', dtypes, wants)
     eps = torch.finfo(dtype).eps
+    q, k = leaves[:2]
+    scores = (q.abs().amax() * k.abs().amax()).item() * q.shape[-1] ** 0.5
     for i, (ours, theirs, true) in enumerate(
         zip(got, plain, exact, strict=True)
     ):
         assert ours.shape == true.shape and ours.isfinite().all()
-        # Where plain PyTorch is exact by luck: the rounding of the type.
-        limit = 2 * distance(theirs, true) + 8 * eps * (true.norm().item() + 1)
+        # Where plain PyTorch is exact by luck: the rounding of the type, or
+        # of large scores, from which the backward pass takes their level.
+        limit = 2 * distance(theirs, true) + max(8, scores) * eps * (
+            true.norm().item() + 1
+        )
         if dtype == torch.float64:
             limit *= 100
         assert distance(ours, true) <= limit, (i, limit)
@@ -232,3 +237,24 @@ def test_tiled_windows(data):
 
     wants = [draw(st.booleans()) for _ in leaves]
     compare(op, leaves, 'tiled', dtype, wants)
+
+
+@pytest.mark.parametrize('side', [-1, 1])
+@pytest.mark.parametrize('axis', [0, 1])
+def test_places_beyond_the_table_move_nothing(axis, side):
+    """Where the table is zero all around, a point has no slope."""
+    points = torch.zeros(1, 1, 1, 2, 2, dtype=torch.float64)
+    points[..., axis] = side * 9
+    points.requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(1, *n, 1, 3, generator=generator, dtype=torch.float64)
+        for n in ((2, 2), (1, 2), (1, 2))
+    )
+    where = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    table = torch.randn(1, 3, 3, generator=generator, dtype=torch.float64)
+    bias = TableBias(table, where, where, points)
+    out = deformable_attention(q, k, v, bias, backend='separable')
+    weights = torch.randn(out.shape, generator=generator).double()
+    (out * weights).sum().backward()
+    assert points.grad.count_nonzero() == 0

@@ -113,7 +113,9 @@ class KeyBlock:
         self.table_size = height, width
         self.keys, self.pairs = points_yx.shape[:2]
         self.heads = slices.values.shape[1] // length
-        # A clamped position reads zeros only. NaN is kept in the weights.
+        # A clamped position reads zeros only, of two rows: what their mix
+        # weighs nothing would still give it a gradient. NaN is kept in the
+        # weights.
         y = _cells(bias.query_y[rows], points_yx[..., 0], height)
         y = y.permute(2, 0, 1)  # rows, n, P
         top = y.floor().clamp_(-2, height)
