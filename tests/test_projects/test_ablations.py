@@ -112,6 +112,19 @@ def test_a_row_is_mean_and_spread_over_seeds():
     assert '| 0 | 50.0 |' in report.markdown([one])
 
 
+def test_some_ranges_are_drawn_at_their_own_places(tmp_path, monkeypatch):
+    drawn = []
+    row = dict(values=[50.0], mean=50.0, metric='top1')
+    monkeypatch.setattr(
+        report.plt.Axes,
+        'set_xticks',
+        lambda _, places, *args, **kwargs: drawn.append(list(places)),
+    )
+    rows = [dict(row, label='s = 4'), dict(row, label='s = 16')]
+    report.plot('range', rows, tmp_path / 'range.png')
+    assert [4, 16] in drawn and (tmp_path / 'range.png').is_file()
+
+
 def test_metrics_of_detection_are_shares():
     logged = dict(metrics={'coco/bbox_mAP': 0.25})
     assert running.main_metric(logged) == ('coco/bbox_mAP', 25.0)

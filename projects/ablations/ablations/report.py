@@ -104,7 +104,10 @@ def plot(study: str, rows: list[Row], path: Path) -> None:
     is_range = study == 'range'
     size = (6.4, 3.6) if is_range else (6.4, 1.2 + 0.36 * len(rows))
     figure, axes = plt.subplots(figsize=size, layout='constrained')
-    places = list(RANGES) if is_range else list(range(len(rows)))
+    places = list(range(len(rows)))
+    if is_range:
+        by_label = {f's = {s}': s for s in RANGES}
+        places = [by_label[row['label']] for row in rows]
     metric = f'{rows[0]["metric"]}, %'
     for place, row in zip(places, rows):
         seeds = [place] * len(row['values'])
