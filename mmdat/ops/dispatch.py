@@ -64,7 +64,9 @@ def choose(
     why_not = []
     for backend in asked_for or backends:
         reason = backend.declines(*args)
-        if reason is None and (asked_for or backend.yields(*args) is None):
+        if reason is None and not asked_for:
+            reason = backend.yields(*args)
+        if reason is None:
             return backend.run
         why_not.append(f'{backend.name}: {reason}')
     raise ValueError(f'No backend can run {op} here. {" ".join(why_not)}')

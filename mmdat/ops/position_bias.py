@@ -26,10 +26,12 @@ def query_points_yx(
     query_y: Tensor, query_x: Tensor, start: int, stop: int
 ) -> Tensor:
     """Positions (stop - start, 2) of some queries of the grid y by x."""
+    width = query_x.numel()
+    top, bottom = start // width, -(-stop // width)
     points_yx = torch.stack(
-        torch.meshgrid(query_y, query_x, indexing='ij'), dim=-1
+        torch.meshgrid(query_y[top:bottom], query_x, indexing='ij'), dim=-1
     )
-    return points_yx.flatten(0, 1)[start:stop]
+    return points_yx.flatten(0, 1)[start - top * width : stop - top * width]
 
 
 def displacement_yx(

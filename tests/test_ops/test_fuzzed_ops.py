@@ -15,7 +15,12 @@ from mmdat.ops import (
     neighborhood_attention,
     window_attention,
 )
-from mmdat.ops.backends import chunked, separable, small_bias
+from mmdat.ops.backends import (
+    chunked,
+    separable,
+    separable_blocks,
+    small_bias,
+)
 from mmdat.ops.position_bias import DenseBias, LogBias, TableBias
 from mmdat.ops.windows import WindowLayout, join_windows, split_windows
 
@@ -27,10 +32,10 @@ LOW = [torch.bfloat16, torch.float16]
 def as_they_were():
     """Settings that cases change, and the threads."""
     constants = [
-        (separable, name, getattr(separable, name))
+        (separable_blocks, name, getattr(separable_blocks, name))
         for name in ('BLOCK_SCORES', 'TILE_COLUMNS', 'BLOCK_KEYS')
-        + ('FIRST_KEYS',)
     ]
+    constants.append((separable, 'FIRST_KEYS', separable.FIRST_KEYS))
     constants += [
         (module, 'CHUNK_SCORES', module.CHUNK_SCORES)
         for module in (chunked, small_bias)
@@ -122,9 +127,11 @@ def common(draw):
 def test_separable(data):
     draw = data.draw
     generator, dtype = common(draw)
-    separable.BLOCK_SCORES = draw(st.sampled_from([1, 40, 300, 900_000]))
-    separable.TILE_COLUMNS = draw(st.sampled_from([1, 2, 5, 48]))
-    separable.BLOCK_KEYS = draw(st.sampled_from([1, 3, 7, 256]))
+    separable_blocks.BLOCK_SCORES = draw(
+        st.sampled_from([1, 40, 300, 900_000])
+    )
+    separable_blocks.TILE_COLUMNS = draw(st.sampled_from([1, 2, 5, 48]))
+    separable_blocks.BLOCK_KEYS = draw(st.sampled_from([1, 3, 7, 256]))
     separable.FIRST_KEYS = draw(st.sampled_from([1, 2, 16]))
     torch.set_num_threads(draw(st.integers(1, 3)))
     side = st.integers(1, 9)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .operators import HAS_OPERATORS, connect, operator
+
 # Scores of the sets that are looked at together in the backward pass.
 CHUNK_SCORES = 2**20
 
@@ -19,7 +21,7 @@ def wants_recomputing(*tensors: Tensor, dropout: float) -> bool:
     return (
         torch.is_grad_enabled()
         and not dropout
-        and hasattr(torch.library, 'custom_op')
+        and HAS_OPERATORS
         and tensors[0].device.type == 'cpu'
         and any(t.requires_grad for t in tensors)
     )
@@ -61,54 +63,50 @@ def gradients(
     return q_grad, k_grad, v_grad, bias_grad
 
 
-def _operator() -> torch.library.CustomOpDef | None:
-    """Registers the attention with its backward pass; None in an old torch."""
-    custom_op = getattr(torch.library, 'custom_op', None)
-    if custom_op is None:
-        return None
-
-    @custom_op('mmdat::small_bias_attention', mutates_args=())
-    def attend(
-        q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float
-    ) -> Tensor:
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias[None], scale=scale
-        )
-        # As fused attention leaves it; here whatever attention was taken.
-        return out.transpose(1, 2).contiguous().transpose(1, 2)
-
-    @custom_op('mmdat::small_bias_attention_backward', mutates_args=())
-    def attend_backward(
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return gradients(grad, q, k, v, bias, scale)
-
-    @attend.register_fake
-    def _(q, k, v, bias, scale):
-        n, heads, queries, dim = q.shape
-        return q.new_empty(n, queries, heads, dim).transpose(1, 2)
-
-    @attend_backward.register_fake
-    def _(grad, q, k, v, bias, scale):
-        return tuple(t.new_empty(t.shape) for t in (q, k, v, bias))
-
-    def keep(ctx, inputs, output):
-        *tensors, ctx.scale = inputs
-        ctx.save_for_backward(*tensors)
-
-    def backward(ctx, grad):
-        return *attend_backward(grad, *ctx.saved_tensors, ctx.scale), None
-
-    attend.register_autograd(backward, setup_context=keep)
-    return attend
+@operator('small_bias_attention')
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float
+) -> Tensor:
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias[None], scale=scale
+    )
+    # As fused attention leaves it; here whatever attention was taken.
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-_OPERATOR = _operator()
+@operator('small_bias_attention_backward')
+def _attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return gradients(grad, q, k, v, bias, scale)
+
+
+def _empty(q, *_):
+    n, heads, queries, dim = q.shape
+    return q.new_empty(n, queries, heads, dim).transpose(1, 2)
+
+
+def _empty_backward(grad, *inputs):
+    return tuple(t.new_empty(t.shape) for t in inputs[:-1])
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad):
+    return *_attention_backward(grad, *ctx.saved_tensors, ctx.scale), None
+
+
+connect(
+    _attention,
+    _attention_backward,
+    empty=_empty,
+    empty_backward=_empty_backward,
+    save=_save,
+    differentiate=_differentiate,
+)
 
 
 def attention(
@@ -133,7 +131,7 @@ def attention(
         Tensor (n, heads, Q, d).
     """
     if wants_recomputing(q, k, v, bias, dropout=dropout):
-        return _OPERATOR(q, k, v, bias, scale)
+        return _attention(q, k, v, bias, scale)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias[None], dropout_p=dropout, scale=scale
     )

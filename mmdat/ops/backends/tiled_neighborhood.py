@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import small_bias
+from .operators import connect, operator
 
 
 class Run(NamedTuple):
@@ -197,6 +198,17 @@ def _pad_to_tiles(q: Tensor, kernel_size: int) -> Tensor:
     return q
 
 
+def _assemble(parts: list[tuple[_Region, Tensor]], like: Tensor) -> Tensor:
+    """Puts the maps of all regions together, as large as `like`."""
+    bands: dict[int, list[Tensor]] = {}
+    for region, part in parts:
+        bands.setdefault(region.y.query, []).append(part)
+    whole = torch.cat(
+        [torch.cat(band, dim=2) for band in bands.values()], dim=1
+    )
+    return whole[:, : like.shape[1], : like.shape[2]]
+
+
 def _attend(
     q: Tensor,
     k: Tensor,
@@ -206,25 +218,35 @@ def _attend(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    batch, height, width = q.shape[:3]
-    q = _pad_to_tiles(q, kernel_size)
-    bands: dict[int, list[Tensor]] = {}
-    for region in _regions(height, width, kernel_size, q.device):
+    padded = _pad_to_tiles(q, kernel_size)
+    outs = []
+    for region in _regions(*q.shape[1:3], kernel_size, q.device):
         out = F.scaled_dot_product_attention(
-            region.queries(q),
+            region.queries(padded),
             region.keys(k),
             region.keys(v),
             attn_mask=region.bias(table)[None],
             dropout_p=dropout,
             scale=scale,
         )
-        band = bands.setdefault(region.y.query, [])
-        band.append(region.join(out, batch))
-    out = torch.cat([torch.cat(band, dim=2) for band in bands.values()], dim=1)
-    return out[:, :height, :width]
+        outs.append((region, region.join(out, len(q))))
+    return _assemble(outs, q)
 
 
-def _differentiate(
+@operator('tiled_neighborhood_attention')
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    kernel_size: int,
+    scale: float,
+) -> Tensor:
+    return _attend(q, k, v, table, kernel_size, scale, 0.0).contiguous()
+
+
+@operator('tiled_neighborhood_attention_backward')
+def _attention_backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -233,13 +255,13 @@ def _differentiate(
     kernel_size: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, height, width = q.shape[:3]
+    batch = len(q)
     q_padded = _pad_to_tiles(q, kernel_size)
     grad = _pad_to_tiles(grad, kernel_size)
-    k_grad, v_grad = (torch.zeros(t.shape).to(t) for t in (k, v))
+    k_grad, v_grad = k.new_zeros(k.shape), v.new_zeros(v.shape)
     table_grad = torch.zeros_like(table).flatten(1)
-    bands: dict[int, list[Tensor]] = {}
-    for region in _regions(height, width, kernel_size, q.device):
+    q_grads = []
+    for region in _regions(*q.shape[1:3], kernel_size, q.device):
         q_tiles, k_tiles, v_tiles, bias = small_bias.gradients(
             region.queries(grad),
             region.queries(q_padded),
@@ -248,70 +270,42 @@ def _differentiate(
             region.bias(table),
             scale,
         )
-        band = bands.setdefault(region.y.query, [])
-        band.append(region.join(q_tiles, batch))
+        q_grads.append((region, region.join(q_tiles, batch)))
         region.add_keys(k_tiles, k_grad)
         region.add_keys(v_tiles, v_grad)
         index = region.index.flatten().expand(len(table), -1)
         table_grad.scatter_add_(1, index, bias.flatten(1))
-    q_grad = torch.cat(
-        [torch.cat(band, dim=2) for band in bands.values()], dim=1
-    )[:, :height, :width].contiguous()
+    q_grad = _assemble(q_grads, q).contiguous()
     return q_grad, k_grad, v_grad, table_grad.view(table.shape)
 
 
-def _operator() -> torch.library.CustomOpDef | None:
-    """Registers the attention with its backward pass; None in an old torch."""
-    custom_op = getattr(torch.library, 'custom_op', None)
-    if custom_op is None:
-        return None
-
-    @custom_op('mmdat::tiled_neighborhood_attention', mutates_args=())
-    def attend(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        table: Tensor,
-        kernel_size: int,
-        scale: float,
-    ) -> Tensor:
-        return _attend(q, k, v, table, kernel_size, scale, 0.0).contiguous()
-
-    @custom_op('mmdat::tiled_neighborhood_attention_backward', mutates_args=())
-    def attend_backward(
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        table: Tensor,
-        kernel_size: int,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return _differentiate(grad, q, k, v, table, kernel_size, scale)
-
-    @attend.register_fake
-    def _(q, k, v, table, kernel_size, scale):
-        return q.new_empty(q.shape)
-
-    @attend_backward.register_fake
-    def _(grad, q, k, v, table, kernel_size, scale):
-        return tuple(t.new_empty(t.shape) for t in (q, k, v, table))
-
-    def keep(ctx, inputs, output):
-        *tensors, ctx.kernel_size, ctx.scale = inputs
-        ctx.save_for_backward(*tensors)
-
-    def backward(ctx, grad):
-        grads = attend_backward(
-            grad, *ctx.saved_tensors, ctx.kernel_size, ctx.scale
-        )
-        return *grads, None, None
-
-    attend.register_autograd(backward, setup_context=keep)
-    return attend
+def _empty(q, *_):
+    return q.new_empty(q.shape)
 
 
-_OPERATOR = _operator()
+def _empty_backward(grad, *inputs):
+    return tuple(t.new_empty(t.shape) for t in inputs[:-2])
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.kernel_size, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad):
+    settings = ctx.kernel_size, ctx.scale
+    grads = _attention_backward(grad, *ctx.saved_tensors, *settings)
+    return *grads, None, None
+
+
+connect(
+    _attention,
+    _attention_backward,
+    empty=_empty,
+    empty_backward=_empty_backward,
+    save=_save,
+    differentiate=_differentiate,
+)
 
 
 def neighborhood_attention(
@@ -326,5 +320,5 @@ def neighborhood_attention(
     """See :func:`mmdat.ops.neighborhood_attention`."""
     table = bias_table.to(q.dtype)
     if small_bias.wants_recomputing(q, k, v, table, dropout=dropout):
-        return _OPERATOR(q, k, v, table, kernel_size, scale)
+        return _attention(q, k, v, table, kernel_size, scale)
     return _attend(q, k, v, table, kernel_size, scale, dropout)

@@ -6,11 +6,12 @@ Triton is not imported here, nor anywhere before a kernel is launched.
 
 import contextlib
 import os
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from .operators import HAS_OPERATORS
 
 HAS_TRITON = find_spec('triton') is not None
 # Triton decides once, when a kernel is defined, whether to interpret it.
@@ -22,10 +23,6 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in (
 )
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_HEAD_DIM = 128
-
-# Operators of torch.library are opaque to torch.compile, so that a model
-# compiles into one graph. Where PyTorch has none, the backends decline.
-HAS_OPERATORS = hasattr(torch.library, 'custom_op')
 
 
 def declines(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> str | None:
@@ -50,13 +47,6 @@ def declines(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> str | None:
             f'A head has at most {MAX_HEAD_DIM} channels; got {q.shape[-1]}.'
         )
     return None
-
-
-def operator(name: str) -> Callable[[Callable], Callable]:
-    """Registers a function as operator ``mmdat::name``, where possible."""
-    if not HAS_OPERATORS:
-        return lambda function: function
-    return torch.library.custom_op(f'mmdat::{name}', mutates_args=())
 
 
 def widened(dim: int) -> int:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..position_bias import PositionBias, TableBias
 from . import triton_common
+from .operators import connect, operator
 from .triton_common import (
     float32_precision,
     on_device,
-    operator,
     widened,
 )
 
@@ -281,7 +281,11 @@ def _differentiate(ctx, grad, _):
     return dq, dk, dv, dcorners, None, None, dpoints, None
 
 
-if triton_common.HAS_OPERATORS:
-    _attention.register_fake(_empty)
-    _attention_backward.register_fake(_empty_backward)
-    _attention.register_autograd(_differentiate, setup_context=_save)
+connect(
+    _attention,
+    _attention_backward,
+    empty=_empty,
+    empty_backward=_empty_backward,
+    save=_save,
+    differentiate=_differentiate,
+)

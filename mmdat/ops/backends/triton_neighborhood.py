@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from . import triton_common
+from .operators import connect, operator
 from .triton_common import (
     float32_precision,
     on_device,
-    operator,
     widened,
 )
 
@@ -193,7 +193,11 @@ def _differentiate(ctx, grad, _):
     return *gradients, dtable, None, None
 
 
-if triton_common.HAS_OPERATORS:
-    _attention.register_fake(_empty)
-    _attention_backward.register_fake(_empty_backward)
-    _attention.register_autograd(_differentiate, setup_context=_save)
+connect(
+    _attention,
+    _attention_backward,
+    empty=_empty,
+    empty_backward=_empty_backward,
+    save=_save,
+    differentiate=_differentiate,
+)

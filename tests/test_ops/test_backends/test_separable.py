@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from mmdat.ops import deformable_attention
-from mmdat.ops.backends import reference, separable, threads
+from mmdat.ops.backends import (
+    reference,
+    separable,
+    separable_blocks,
+    threads,
+)
 from mmdat.ops.coordinates import deformed_points_yx, query_axis
 from mmdat.ops.position_bias import DenseBias, TableBias
 
@@ -27,9 +32,9 @@ BLOCKS = {'default': (900_000, 48, 256), 'tiny': (60, 4, 3), 'one': (1, 1, 1)}
 @pytest.fixture(params=BLOCKS.values(), ids=BLOCKS.keys())
 def blocks(request, monkeypatch):
     scores, columns, keys = request.param
-    monkeypatch.setattr(separable, 'BLOCK_SCORES', scores)
-    monkeypatch.setattr(separable, 'TILE_COLUMNS', columns)
-    monkeypatch.setattr(separable, 'BLOCK_KEYS', keys)
+    monkeypatch.setattr(separable_blocks, 'BLOCK_SCORES', scores)
+    monkeypatch.setattr(separable_blocks, 'TILE_COLUMNS', columns)
+    monkeypatch.setattr(separable_blocks, 'BLOCK_KEYS', keys)
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -110,7 +115,7 @@ def test_points_far_outside_read_zeros(blocks):
 def test_scores_too_far_apart_for_one_level(high, monkeypatch):
     """The first keys give the level; others may outdo them beyond e^88."""
     monkeypatch.setattr(separable, 'FIRST_KEYS', 1)
-    monkeypatch.setattr(separable, 'BLOCK_KEYS', 2)
+    monkeypatch.setattr(separable_blocks, 'BLOCK_KEYS', 2)
     q, k, v, bias = problem('square', dtype=torch.float32)
     q, k = q.abs(), k.clone()
     k[:, :, high] = 300
