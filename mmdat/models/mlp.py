@@ -1,45 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The MLP of a block, plain and with a depthwise convolution inside."""
 
-from typing import Any
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.mlp import gelu_linear, mlp
 from .layers import depthwise
-
-
-class _GeluLinear(torch.autograd.Function):
-    """``linear(gelu(x))`` that keeps only `x` for the backward pass.
-
-    The hidden map is the largest of a block. To keep it once, before the
-    GELU, instead of twice, saves a quarter of the memory of a training step
-    for one more GELU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """See the class."""
-        device = x.device.type
-        ctx.autocast = dict(
-            device_type=device,
-            dtype=torch.get_autocast_dtype(device),
-            enabled=torch.is_autocast_enabled(device),
-        )
-        ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See the class."""
-        x, weight = ctx.saved_tensors
-        with torch.autocast(**ctx.autocast):
-            flat = grad.flatten(0, -2)
-            weight_grad = flat.mT @ F.gelu(x).flatten(0, -2)
-            hidden_grad = grad @ weight
-        x_grad = torch.ops.aten.gelu_backward(hidden_grad.to(x.dtype), x)
-        return x_grad, weight_grad, flat.sum(0)
 
 
 class MLP(nn.Module):
@@ -65,29 +30,31 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
-        x = self.fc1(x)
+        fc1, fc2 = self.fc1, self.fc2
+        if self.dwconv is None and self._is_plain(fc1, self.act, fc2):
+            return mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        x = fc1(x)
         if self.dwconv is not None:
             x = self.drop(x)
             x = x + self.dwconv(x)
-        if self._keeps_less():
-            return _GeluLinear.apply(x, self.fc2.weight, self.fc2.bias)
+        if self._is_plain(self.act, fc2):
+            return gelu_linear(x, fc2.weight, fc2.bias)
         x = self.act(x)
         if self.dwconv is None:
             x = self.drop(x)
-        return self.drop(self.fc2(x))
+        return self.drop(fc2(x))
 
-    def _keeps_less(self) -> bool:
-        """Whether :class:`_GeluLinear` does the same.
+    def _is_plain(self, *layers: nn.Module) -> bool:
+        """Whether these layers can be run as one.
 
-        A compiler decides for itself what to keep, and hooks on the layers
-        want them to be called.
+        Not if there is dropout between, if some are of another kind now, or
+        have hooks that want to be called.
         """
-        return (
-            torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not (self.training and self.drop.p)
-            and hasattr(torch, 'get_autocast_dtype')
-            and type(self.fc2) is nn.Linear
-            and not (self.fc2._forward_hooks or self.fc2._forward_pre_hooks)
-            and not (self.act._forward_hooks or self.act._forward_pre_hooks)
+        return not (self.training and self.drop.p) and all(
+            type(layer) in (nn.Linear, nn.GELU)
+            and not layer._forward_pre_hooks
+            and not layer._forward_hooks
+            and not layer._backward_pre_hooks
+            and not layer._backward_hooks
+            for layer in layers
         )

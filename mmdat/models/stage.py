@@ -1,5 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Blocks, and a stage as a row of them."""
+"""Blocks, and a stage as a row of them.
+
+Between the branches of a block pixels lie along one axis, (B, H * W, C):
+compilers take sums of four axes for (B, C, H, W) and turn them to lay channels
+last.
+"""
 
 import torch
 import torch.utils.checkpoint as cp
@@ -13,6 +18,11 @@ from .mlp import MLP
 
 def _layer_scale(dim: int, init_value: float) -> nn.Module:
     return LayerScale(dim, init_value) if init_value > 0 else nn.Identity()
+
+
+def _on_map(branch: nn.Module, x: Tensor, map_size: tuple[int, int]) -> Tensor:
+    """Applies what wants a map to pixels (B, H * W, C)."""
+    return branch(x.unflatten(1, map_size)).flatten(1, 2)
 
 
 class Block(nn.Module):
@@ -59,8 +69,13 @@ class Block(nn.Module):
         """Maps (B, H, W, C) to (B, H, W, C)."""
         if self.local_perception is not None:
             x = x + self.local_perception(x)
-        x = x + self.drop_path(self.layer_scale1(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.layer_scale2(self.mlp(self.norm2(x))))
+        map_size = x.shape[1:3]
+        x = x.flatten(1, 2)
+        branch = _on_map(self.attn, self.norm1(x), map_size)
+        x = x + self.drop_path(self.layer_scale1(branch))
+        branch = _on_map(self.mlp, self.norm2(x), map_size)
+        x = x + self.drop_path(self.layer_scale2(branch))
+        return x.unflatten(1, map_size)
 
 
 class ConvBlock(nn.Module):

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .sampling import grid_sample_between
+
 
 class PositionBias(Protocol):
     """What a backend needs to know of a bias."""
@@ -62,20 +64,14 @@ class TableBias(NamedTuple):
         """See :class:`PositionBias`."""
         batch, groups = self.points_yx.shape[:2]
         heads, table_h, table_w = self.table.shape
-        move_yx = displacement_yx(
-            self.query_y, self.query_x, self.points_yx, start, stop
-        )
-        tables = self.table.to(move_yx.dtype).reshape(
+        queries_yx = query_points_yx(self.query_y, self.query_x, start, stop)
+        queries_xy = queries_yx.flip(-1) / 2
+        keys_xy = self.points_yx.flatten(2, 3).flatten(0, 1).flip(-1) / 2
+        tables = self.table.to(keys_xy.dtype).reshape(
             1, groups, heads // groups, table_h, table_w
         )
         tables = tables.expand(batch, -1, -1, -1, -1).flatten(0, 1)
-        bias = F.grid_sample(
-            tables,
-            move_yx.flip(-1).flatten(0, 1) / 2,
-            mode='bilinear',
-            padding_mode='zeros',
-            align_corners=True,
-        )  # B * g, heads / g, queries, Ns
+        bias = grid_sample_between(tables, queries_xy, keys_xy)
         return bias.reshape(batch, heads, *bias.shape[2:])
 
 

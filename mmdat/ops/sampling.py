@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backends import whole_grid_sample
+from .backends.operators import HAS_OPERATORS, leaves_the_house
 from .precision import (
     at_least_float32,
     autocast_off,
@@ -31,27 +33,55 @@ def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
         batch * groups, channels // groups, height, width
     )
     grid_xy = points_yx.flip(-1).reshape(batch * groups, hk, wk, 2)
-    sample = _by_index if must_repeat_exactly(x) else F.grid_sample
+    sample = _by_index if must_repeat_exactly(x) else grid_sample
     with autocast_off(x):
-        samples = sample(
-            at_least_float32(maps).to(grid_xy.dtype),
-            grid_xy,
-            mode='bilinear',
-            padding_mode='zeros',
-            align_corners=True,
-        )
+        samples = sample(at_least_float32(maps).to(grid_xy.dtype), grid_xy)
     samples = samples.reshape(batch, channels, hk, wk)
     return samples.permute(0, 2, 3, 1).to(x.dtype)
 
 
-def _by_index(
-    maps: Tensor,
-    grid_xy: Tensor,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
+def grid_sample(maps: Tensor, grid_xy: Tensor) -> Tensor:
+    """Reads maps (n, C, H, W) at positions (n, h, w, 2), bilinearly.
+
+    Zeros outside the map; -1 and 1 are the centres of its outer pixels.
+    """
+    if _whole(maps) and torch.compiler.is_compiling():
+        return whole_grid_sample.grid_sample(maps, grid_xy)
+    return F.grid_sample(
+        maps,
+        grid_xy,
+        mode='bilinear',
+        padding_mode='zeros',
+        align_corners=True,
+    )
+
+
+def grid_sample_between(
+    maps: Tensor, to_xy: Tensor, from_xy: Tensor
 ) -> Tensor:
-    """As ``F.grid_sample`` with the arguments above, by plain indexing.
+    """As :func:`grid_sample`, at the differences of all pairs of two places.
+
+    Args:
+        maps: (n, C, H, W).
+        to_xy: (Q, 2).
+        from_xy: (n, K, 2).
+
+    Returns:
+        Tensor (n, C, Q, K).
+    """
+    if _whole(maps):
+        return whole_grid_sample.grid_sample_between(maps, to_xy, from_xy)
+    return grid_sample(maps, to_xy[:, None] - from_xy[:, None])
+
+
+def _whole(maps: Tensor) -> bool:
+    return (
+        HAS_OPERATORS and maps.device.type == 'cpu' and not leaves_the_house()
+    )
+
+
+def _by_index(maps: Tensor, grid_xy: Tensor) -> Tensor:
+    """As :func:`grid_sample`, by plain indexing.
 
     Slower, but its backward pass can be deterministic on a GPU.
     """

@@ -1,70 +1,125 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Keeping less for the backward pass changes nothing."""
+"""Running layers as one, and keeping less of them, changes nothing."""
 
 import pytest
 import torch
 
 from mmdat.models.mlp import MLP
+from mmdat.ops import mlp as ops
 
 
-def results(mlp, x, lean, monkeypatch, dtype=None):
-    with monkeypatch.context() as patch:
-        if not lean:
-            patch.setattr(MLP, '_keeps_less', lambda _: False)
-        else:
-            assert mlp._keeps_less()
-        leaf = x.clone().requires_grad_()
-        with torch.autocast('cpu', dtype=dtype, enabled=dtype is not None):
-            out = mlp(leaf)
-        grads = torch.autograd.grad(
-            (out.to(x) * x).sum(), (leaf, *mlp.parameters())
-        )
+def layer_by_layer(mlp, x):
+    x = mlp.fc1(x)
+    if mlp.dwconv is not None:
+        x = x + mlp.dwconv(x)
+    return mlp.fc2(mlp.act(x))
+
+
+def results(run, mlp, x, dtype=None):
+    leaf = x.clone().requires_grad_()
+    with torch.autocast('cpu', dtype=dtype, enabled=dtype is not None):
+        out = run(mlp, leaf)
+    grads = torch.autograd.grad(
+        (out.to(x) * x).sum(), (leaf, *mlp.parameters())
+    )
     return (out, *grads)
 
 
 @pytest.mark.parametrize('conv', [False, True])
-def test_gradients(conv, monkeypatch):
+def test_gradients(conv):
     torch.manual_seed(0)
     mlp, x = MLP(6, 10, conv).double(), torch.randn(2, 5, 3, 6).double()
-    lean = results(mlp, x, True, monkeypatch)
-    plain = results(mlp, x, False, monkeypatch)
+    lean = results(MLP.__call__, mlp, x)
+    plain = results(layer_by_layer, mlp, x)
     for a, b in zip(lean, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize('conv', [False, True])
-def test_gradients_under_autocast(conv, monkeypatch):
+def test_gradients_under_autocast(conv):
     """No further from float32 than twice what plain autocast is."""
     torch.manual_seed(0)
     mlp, x = MLP(6, 10, conv), torch.randn(2, 5, 3, 6)
-    exact = results(mlp, x, False, monkeypatch)
-    plain = results(mlp, x, False, monkeypatch, torch.bfloat16)
-    lean = results(mlp, x, True, monkeypatch, torch.bfloat16)
+    exact = results(layer_by_layer, mlp, x)
+    plain = results(layer_by_layer, mlp, x, torch.bfloat16)
+    lean = results(MLP.__call__, mlp, x, torch.bfloat16)
     for a, b, c in zip(lean, plain, exact, strict=True):
         assert a.dtype == b.dtype
         worst = (b.float() - c).abs().max()
         assert (a.float() - c).abs().max() <= 2 * worst + 1e-6
 
 
-def test_memory_of_the_hidden_map_is_kept_once():
-    mlp, x = MLP(6, 50, conv=False), torch.randn(1, 4, 4, 6)
-    kept = []
+@pytest.mark.parametrize(
+    'conv, autocast, hidden_maps',
+    [(False, False, 0), (False, True, 1), (True, False, 1)],
+)
+def test_memory_of_the_hidden_map(conv, autocast, hidden_maps):
+    """Before the GELU once, or not at all; the convolution wants its own."""
+    mlp, x = MLP(6, 50, conv), torch.randn(1, 4, 4, 6)
+    kept = set()
 
     def pack(tensor):
-        kept.append(tensor.numel())
+        if tensor.numel() == 16 * 50:
+            kept.add(tensor.data_ptr())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+        torch.autocast('cpu', torch.bfloat16, enabled=autocast),
+    ):
         mlp(x.requires_grad_())
-    assert kept.count(16 * 50) == 1
+    assert len(kept) == hidden_maps + conv
 
 
-def test_hooks_and_dropout_get_the_plain_way():
-    assert MLP(4, 8, conv=False)._keeps_less()
-    assert not MLP(4, 8, conv=False, drop_rate=0.1)._keeps_less()
-    assert MLP(4, 8, conv=False, drop_rate=0.1).eval()._keeps_less()
-    mlp = MLP(4, 8, conv=False)
-    mlp.act.register_forward_hook(lambda *_: None)
-    assert not mlp._keeps_less()
-    with torch.no_grad():
-        assert not MLP(4, 8, conv=False)._keeps_less()
+@pytest.fixture
+def called(monkeypatch):
+    """The functions that run several layers as one, when they are called."""
+    found = []
+    for name in ('mlp', 'gelu_linear'):
+
+        def run(*args, name=name):
+            found.append(name)
+            return getattr(ops, name)(*args)
+
+        monkeypatch.setattr(f'mmdat.models.mlp.{name}', run)
+    return found
+
+
+@pytest.mark.parametrize('layer', ['fc1', 'act', 'fc2'])
+@pytest.mark.parametrize(
+    'hook',
+    [
+        'register_forward_hook',
+        'register_forward_pre_hook',
+        'register_full_backward_hook',
+        'register_full_backward_pre_hook',
+    ],
+)
+def test_hooks_are_called(layer, hook, called):
+    mlp, calls = MLP(4, 8, conv=False), []
+    getattr(getattr(mlp, layer), hook)(lambda *_: calls.append(1))
+    mlp(torch.randn(1, 2, 2, 4, requires_grad=True)).sum().backward()
+    assert calls == [1]
+    assert called == (['gelu_linear'] if layer == 'fc1' else [])
+
+
+def test_other_layers_are_called(called):
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    mlp, x = MLP(4, 8, conv=False), torch.randn(1, 2, 2, 4)
+    plain = mlp(x)
+    fc2 = mlp.fc2
+    mlp.fc2 = Doubled(8, 4)
+    mlp.fc2.load_state_dict(fc2.state_dict())
+    torch.testing.assert_close(mlp(x), 2 * plain)
+    assert called == ['mlp']
+
+
+def test_dropout_is_applied(called):
+    mlp, x = MLP(4, 8, conv=False, drop_rate=0.5), torch.randn(1, 9, 9, 4)
+    assert (mlp(x) == 0).float().mean() > 0.3
+    assert called == []
+    assert not (mlp.eval()(x) == 0).any()
+    assert called == ['mlp']

@@ -1,46 +1,122 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Passes that PyTorch takes as operators of one piece.
+"""Passes that compilers take as operators of one piece.
 
 Operators of torch.library are opaque to torch.compile, so that a model
-compiles into one graph. Older versions of PyTorch have none; there a backend
-that needs them declines, or keeps more for the backward pass.
+compiles into one graph. Otherwise the functions are called as they are: the
+first call of such an operator imports PyTorch's compiler, which takes two
+seconds and 130 MB. Older versions of PyTorch have no operators of one's own;
+there a backend that needs them declines, or keeps more for the backward pass.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.flop_counter import register_flop_formula
 
 HAS_OPERATORS = hasattr(torch.library, 'custom_op')
 
 
-def operator(name: str) -> Callable[[Callable], Callable]:
-    """Registers a function as operator ``mmdat::name``, where possible."""
-    if not HAS_OPERATORS:
-        return lambda function: function
-    return torch.library.custom_op(f'mmdat::{name}', mutates_args=())
+def leaves_the_house() -> bool:
+    """Whether a graph is being made for others, who know no such operators."""
+    if torch.compiler.is_dynamo_compiling():  # says that it is exporting
+        return False
+    exporting = getattr(torch.compiler, 'is_exporting', bool)
+    return torch.jit.is_tracing() or exporting()
+
+
+def _is_watched() -> bool:
+    """Whether someone records or replaces what operators do."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or _get_current_dispatch_mode() is not None
+    )
+
+
+class Operator:
+    """A function of tensors, one operator to those who watch.
+
+    Args:
+        name: The operator is ``mmdat::name``.
+        function: What it does; annotated, for the operator's schema.
+    """
+
+    def __init__(self, name: str, function: Callable) -> None:
+        self.name = name
+        self.function = function
+        self.registered: Any = None
+        self.differentiable: type[torch.autograd.Function] | None = None
+        if HAS_OPERATORS:
+            self.registered = torch.library.custom_op(
+                f'mmdat::{name}', function, mutates_args=()
+            )
+
+    def __call__(self, *args: Any) -> Any:
+        """Calls the function in the way that suits."""
+        if self.registered is not None and _is_watched():
+            return self.registered(*args)
+        if self.differentiable is not None and torch.is_grad_enabled():
+            return self.differentiable.apply(*args)
+        return self.function(*args)
+
+
+def operator(name: str) -> Callable[[Callable], Operator]:
+    """Decorator that makes a function an :class:`Operator`."""
+    return partial(Operator, name)
+
+
+def count(operation: Operator, flops: Callable[..., int]) -> None:
+    """Tells PyTorch's FLOP counter what an operator does.
+
+    Args:
+        operation: The operator.
+        flops: Operations, a multiply-add being two, from the shapes of the
+            tensors and the other arguments.
+    """
+    if HAS_OPERATORS:
+        packet = getattr(torch.ops.mmdat, operation.name)
+        register_flop_formula(packet)(flops)
 
 
 def connect(
-    forward: Any,
-    backward: Any,
+    forward: Operator,
+    backward: Operator,
     *,
     empty: Callable,
     empty_backward: Callable,
     save: Callable,
     differentiate: Callable,
 ) -> None:
-    """Makes an operator the backward pass of another, where possible.
+    """Makes an operator the backward pass of another.
 
     Args:
         forward: The operator.
         backward: Its backward pass.
         empty: What `forward` returns, not yet filled, from its arguments.
         empty_backward: The same for `backward`.
-        save: Keeps what is needed, see ``torch.library.register_autograd``.
-        differentiate: Calls `backward`, see the same.
+        save: Keeps what is needed, given the context, all arguments and the
+            output, as ``torch.autograd.Function.setup_context`` does.
+        differentiate: Given the backward pass to call, the context and the
+            gradients of the outputs, returns those of the arguments.
     """
+    forward.differentiable = type(
+        f'{forward.function.__name__}_function',
+        (torch.autograd.Function,),
+        dict(
+            forward=staticmethod(forward.function),
+            setup_context=staticmethod(save),
+            backward=staticmethod(
+                once_differentiable(partial(differentiate, backward.function))
+            ),
+        ),
+    )
     if HAS_OPERATORS:
-        forward.register_fake(empty)
-        backward.register_fake(empty_backward)
-        forward.register_autograd(differentiate, setup_context=save)
+        forward.registered.register_fake(empty)
+        backward.registered.register_fake(empty_backward)
+        forward.registered.register_autograd(
+            partial(differentiate, backward.registered), setup_context=save
+        )

@@ -253,11 +253,9 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors, *output)
 
 
-def _differentiate(ctx, grad, _):
+def _differentiate(backward, ctx, grad, _):
     *tensors, out, lse = ctx.saved_tensors
-    q, k, v, table, points_yx = _attention_backward(
-        grad, *tensors, ctx.scale, out, lse
-    )
+    q, k, v, table, points_yx = backward(grad, *tensors, ctx.scale, out, lse)
     return q, k, v, table, None, None, points_yx, None
 
 

@@ -95,8 +95,8 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, grad):
-    return *_attention_backward(grad, *ctx.saved_tensors, ctx.scale), None
+def _differentiate(backward, ctx, grad):
+    return *backward(grad, *ctx.saved_tensors, ctx.scale), None
 
 
 connect(

@@ -292,9 +292,9 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, grad):
+def _differentiate(backward, ctx, grad):
     settings = ctx.kernel_size, ctx.scale
-    grads = _attention_backward(grad, *ctx.saved_tensors, *settings)
+    grads = backward(grad, *ctx.saved_tensors, *settings)
     return *grads, None, None
 
 

@@ -273,9 +273,9 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors, *output)
 
 
-def _differentiate(ctx, grad, _):
+def _differentiate(backward, ctx, grad, _):
     needs = ctx.needs_input_grad
-    dq, dk, dv, dcorners, dpoints = _attention_backward(
+    dq, dk, dv, dcorners, dpoints = backward(
         grad, *ctx.saved_tensors, ctx.scale, needs[3], needs[6]
     )
     return dq, dk, dv, dcorners, None, None, dpoints, None

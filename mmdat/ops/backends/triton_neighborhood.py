@@ -182,8 +182,8 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors, *output)
 
 
-def _differentiate(ctx, grad, _):
-    *gradients, dtable = _attention_backward(
+def _differentiate(backward, ctx, grad, _):
+    *gradients, dtable = backward(
         grad,
         *ctx.saved_tensors,
         ctx.kernel_size,

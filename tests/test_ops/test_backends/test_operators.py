@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """PyTorch before 2.4 has no operators of one's own."""
 
+import os
 import subprocess
 import sys
 
@@ -22,9 +23,33 @@ print(separable.declines(*[torch.empty(0)] * 3, None, 1.0, 0.0))
 """
 
 
-def test_without_them_models_train_and_backends_decline():
+def run(program):
     done = subprocess.run(
-        [sys.executable, '-c', OLD_TORCH], capture_output=True, text=True
+        [sys.executable, '-c', program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith('torch 2.4 or newer is needed')
+    return done.stdout
+
+
+def test_without_them_models_train_and_backends_decline():
+    assert run(OLD_TORCH).startswith('torch 2.4 or newer is needed')
+
+
+LAZY = """
+import sys
+import torch
+from mmdat import DAT
+before = set(sys.modules)
+for arch in ('dat_t', 'dat_pp_t'):
+    sum(x.sum() for x in DAT(arch)(torch.rand(1, 3, 64, 64))).backward()
+print(sorted(m for m in set(sys.modules) - before if m.startswith('torch._')))
+"""
+
+
+def test_training_does_not_import_the_compiler():
+    imported = run(LAZY)
+    assert 'torch._dynamo' not in imported
+    assert 'torch._inductor' not in imported

@@ -252,12 +252,14 @@ def test_operators_describe_their_results():
     tensors = [t.requires_grad_() for t in (q, k, v, corners, points)]
     args = *tensors[:4], y, x, points
     torch.library.opcheck(
-        triton_deformable._attention, (*args, 0.5), test_utils=checks
+        triton_deformable._attention.registered,
+        (*args, 0.5),
+        test_utils=checks,
     )
     out, lse = (t.detach() for t in triton_deformable._attention(*args, 0.5))
     args = [t.detach() for t in args]
     torch.library.opcheck(
-        triton_deformable._attention_backward,
+        triton_deformable._attention_backward.registered,
         (torch.ones_like(out), *args, out, lse, 0.5, True, True),
         test_utils=checks[:2],
     )
@@ -265,12 +267,14 @@ def test_operators_describe_their_results():
     _, leaves = neighborhood_case('itself only')
     args = [x.float().detach().requires_grad_() for x in leaves]
     torch.library.opcheck(
-        triton_neighborhood._attention, (*args, 1, 0.5), test_utils=checks
+        triton_neighborhood._attention.registered,
+        (*args, 1, 0.5),
+        test_utils=checks,
     )
     out, lse = triton_neighborhood._attention(*args, 1, 0.5)
     args = [t.detach() for t in (torch.ones_like(out), *args, out, lse)]
     torch.library.opcheck(
-        triton_neighborhood._attention_backward,
+        triton_neighborhood._attention_backward.registered,
         (*args, 1, 0.5, True),
         test_utils=checks[:2],
     )

@@ -1,0 +1,135 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""An MLP for some pixels at a time, on a CPU.
+
+The hidden map, the largest of a block, is never there as a whole: the two
+products of a piece follow each other while its part of it is in the cache.
+For the backward pass it is made again, piece by piece, which costs one
+product in six and saves writing and reading it four times.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .operators import (
+    HAS_OPERATORS,
+    connect,
+    count,
+    leaves_the_house,
+    operator,
+)
+from .products import linear
+
+# Pixels of a piece, few enough for the cache and enough for fast products.
+PIECE_ROWS = 2048
+
+
+def declines(x: Tensor, weight: Tensor) -> str | None:
+    """Why an MLP does not run in pieces, or None."""
+    if not HAS_OPERATORS:
+        return f'torch 2.4 or newer is needed; this is {torch.__version__}.'
+    if x.device.type != 'cpu':
+        return f'it runs on a CPU, x is on {x.device.type}.'
+    if (
+        x.dtype not in (torch.float32, torch.float64)
+        or x.dtype != weight.dtype
+    ):
+        return (
+            f'it takes float32 or float64 for all; x is {x.dtype}, the weight '
+            f'{weight.dtype}.'
+        )
+    if torch.is_autocast_enabled('cpu'):
+        return 'it does not know autocast.'
+    if leaves_the_house():
+        return 'a graph for others should show the layers.'
+    return None
+
+
+def _pieces(rows: int) -> list[slice]:
+    """Pieces of about the same size."""
+    size = -(-rows // max(round(rows / PIECE_ROWS), 1))
+    return [slice(i, i + size) for i in range(0, rows, size)]
+
+
+@operator('mlp')
+def mlp(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+) -> Tensor:
+    """See :func:`mmdat.ops.mlp.mlp`."""
+    rows = x.flatten(0, -2)
+    out = x.new_empty(len(rows), len(weight2))
+    for piece in _pieces(len(rows)):
+        hidden = linear(rows[piece], weight1, bias1, gelu=True)
+        out[piece] = linear(hidden, weight2, bias2)
+    return out.view(*x.shape[:-1], -1)
+
+
+@operator('mlp_backward')
+def _mlp_backward(
+    grad: Tensor, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad, rows = grad.flatten(0, -2), x.flatten(0, -2)
+    x_grad = torch.empty_like(rows)
+    weight1_grad = torch.zeros_like(weight1)
+    weight2_grad = torch.zeros_like(weight2)
+    bias1_grad = torch.zeros_like(bias1)
+    for piece in _pieces(len(rows)):
+        hidden = linear(rows[piece], weight1, bias1)
+        weight2_grad.addmm_(grad[piece].mT, F.gelu(hidden))
+        hidden_grad = torch.ops.aten.gelu_backward(
+            linear(grad[piece], weight2.mT), hidden
+        )
+        weight1_grad.addmm_(hidden_grad.mT, rows[piece])
+        bias1_grad += hidden_grad.sum(0)
+        x_grad[piece] = linear(hidden_grad, weight1.mT)
+    return (
+        x_grad.view(x.shape),
+        weight1_grad,
+        bias1_grad,
+        weight2_grad,
+        grad.sum(0),
+    )
+
+
+def _empty(x, weight1, bias1, weight2, bias2):
+    return x.new_empty(*x.shape[:-1], len(weight2))
+
+
+def _empty_backward(grad, x, weight1, bias1, weight2):
+    inputs = x, weight1, bias1, weight2, weight2[:, 0]
+    return tuple(t.new_empty(t.shape) for t in inputs)
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:-1])
+
+
+def _differentiate(backward, ctx, grad):
+    return backward(grad, *ctx.saved_tensors)
+
+
+def _flops(x, weight1, bias1, weight2, *_, **__) -> int:
+    return 2 * math.prod(x[:-1]) * (math.prod(weight1) + math.prod(weight2))
+
+
+def _flops_backward(grad, x, weight1, bias1, weight2, *_, **__) -> int:
+    hidden = 3 * math.prod(weight1) + 2 * math.prod(weight2)
+    return 2 * math.prod(x[:-1]) * hidden
+
+
+connect(
+    mlp,
+    _mlp_backward,
+    empty=_empty,
+    empty_backward=_empty_backward,
+    save=_save,
+    differentiate=_differentiate,
+)
+count(mlp, _flops)
+count(_mlp_backward, _flops_backward)

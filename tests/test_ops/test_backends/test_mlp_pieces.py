@@ -1,0 +1,148 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""An MLP in pieces is the MLP."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from agreement import UGLY_SIZES
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmdat.models.mlp import MLP
+from mmdat.ops.backends import mlp_pieces
+from mmdat.ops.mlp import mlp
+
+
+def plain(x, weight1, bias1, weight2, bias2):
+    return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+
+
+def inputs(size, dtype, dim=5, hidden=12):
+    torch.manual_seed(0)
+    shapes = [(2, *size, dim), (hidden, dim), (hidden,), (7, hidden), (7,)]
+    return [
+        torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes
+    ]
+
+
+def gradients(run, tensors):
+    out = run(*tensors)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype)
+    return out, *torch.autograd.grad(
+        (out * weight.view(out.shape)).sum(), tensors
+    )
+
+
+@pytest.mark.parametrize('piece', [1, 3, 2048])
+@pytest.mark.parametrize('size', UGLY_SIZES)
+def test_agrees_in_float64(size, piece, monkeypatch):
+    monkeypatch.setattr(mlp_pieces, 'PIECE_ROWS', piece)
+    tensors = inputs(size, torch.float64)
+    assert mlp_pieces.declines(*tensors[:2]) is None
+    for a, b in zip(gradients(mlp, tensors), gradients(plain, tensors)):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(*tensors), plain(*tensors))
+
+
+@pytest.mark.parametrize('size', UGLY_SIZES)
+def test_float32_is_as_near_as_plain(size, monkeypatch):
+    monkeypatch.setattr(mlp_pieces, 'PIECE_ROWS', 20)
+    tensors = inputs(size, torch.float32, 32, 128)
+    exact = gradients(
+        plain, [t.detach().double().requires_grad_() for t in tensors]
+    )
+    ours, theirs = gradients(mlp, tensors), gradients(plain, tensors)
+    for a, b, c in zip(ours, theirs, exact, strict=True):
+        room = 1e-6 * c.abs().max()
+        assert (a - c).abs().max() <= 2 * (b - c).abs().max() + room
+
+
+def test_gradcheck():
+    assert torch.autograd.gradcheck(mlp, inputs((3, 2), torch.float64))
+
+
+def test_pieces_cover_all_rows_once():
+    for rows in (1, 2047, 2048, 2049, 3073, 10_000):
+        pieces = mlp_pieces._pieces(rows)
+        assert [i for p in pieces for i in range(rows)[p]] == list(range(rows))
+        assert max(p.stop - p.start for p in pieces) <= 3072
+
+
+def test_maps_of_other_layouts():
+    x, *weights = inputs((4, 3), torch.float64)
+    x = x.detach().permute(0, 2, 1, 3)
+    torch.testing.assert_close(mlp(x, *weights), plain(x, *weights))
+    torch.testing.assert_close(
+        mlp(x[:, ::2], *weights), plain(x[:, ::2], *weights)
+    )
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_other_types_decline(dtype):
+    tensors = [t.detach() for t in inputs((2, 2), dtype)]
+    assert 'float32 or float64' in mlp_pieces.declines(*tensors[:2])
+    torch.testing.assert_close(mlp(*tensors), plain(*tensors))
+
+
+def test_autocast_declines():
+    tensors = inputs((2, 2), torch.float32)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert 'autocast' in mlp_pieces.declines(*tensors[:2])
+        assert mlp(*tensors).dtype == torch.bfloat16
+
+
+def test_traced_graphs_show_the_layers():
+    module, x = MLP(4, 8, conv=False).eval(), torch.randn(1, 3, 2, 4)
+    with torch.no_grad():
+        traced = torch.jit.trace(module, x)
+        assert 'mmdat::' not in str(traced.inlined_graph)
+        torch.testing.assert_close(traced(x), module(x))
+        exported = torch.export.export(module, (x,))
+        assert 'mmdat' not in str(exported.graph)
+        torch.testing.assert_close(exported.module()(x), module(x))
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_operations_are_counted(train):
+    def count(run):
+        tensors = inputs((5, 3), torch.float32)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.set_grad_enabled(train):
+            out = run(*tensors)
+            if train:
+                out.sum().backward()
+        return counter.get_total_flops()
+
+    # The backward pass makes the hidden map again.
+    again = 2 * (2 * 5 * 3) * 5 * 12 if train else 0
+    assert count(mlp) == count(plain) + again
+
+
+def test_registered_as_torch_wants_it():
+    tensors = inputs((3, 2), torch.float32)
+    torch.library.opcheck(torch.ops.mmdat.mlp.default, tuple(tensors))
+
+
+def test_compiles_to_the_same():
+    module = MLP(4, 8, conv=False)
+    compiled = torch.compile(copy.deepcopy(module), fullgraph=True)
+    x = torch.randn(1, 3, 2, 4)
+    results = []
+    for run in (module, compiled):
+        leaf = x.clone().requires_grad_()
+        out = run(leaf)
+        out.square().sum().backward()
+        results.append((out, leaf.grad))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_no_second_derivatives():
+    x, *weights = inputs((2, 2), torch.float64)
+    (grad,) = torch.autograd.grad(
+        mlp(x, *weights).square().sum(), x, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()
