@@ -5,4 +5,5 @@ default_hooks = dict(
     checkpoint=dict(type='mmdat.AtomicCheckpointHook', max_keep_ckpts=3),
     finite=dict(type='mmdat.CheckFiniteHook'),
     seed=dict(type='mmdat.IterSeedHook'),
+    data_errors=dict(type='mmdat.NameDataHook'),
 )

@@ -13,6 +13,7 @@ default_hooks = dict(
     ),
     finite=dict(type='mmdat.CheckFiniteHook'),
     seed=dict(type='mmdat.IterSeedHook'),
+    data_errors=dict(type='mmdat.NameDataHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
 )

@@ -4,5 +4,11 @@
 from .atomic_checkpoint import AtomicCheckpointHook
 from .check_finite import CheckFiniteHook
 from .iter_seed import IterSeedHook
+from .name_data import NameDataHook
 
-__all__ = ['AtomicCheckpointHook', 'CheckFiniteHook', 'IterSeedHook']
+__all__ = [
+    'AtomicCheckpointHook',
+    'CheckFiniteHook',
+    'IterSeedHook',
+    'NameDataHook',
+]

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -47,7 +48,7 @@ class CheckFiniteHook(Hook):
             UserError: It is not finite.
         """
         losses = {
-            name: float(value)
+            name: value.item() if hasattr(value, 'item') else float(value)
             for name, value in (outputs or {}).items()
             if 'loss' in name
         }
@@ -64,7 +65,7 @@ class CheckFiniteHook(Hook):
                 f'out.'
             )
             return
-        self._stop(runner, which)
+        self._stop(runner, f'{which} in iteration {runner.iter + 1}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Looks at the weights.
@@ -72,21 +73,23 @@ class CheckFiniteHook(Hook):
         Raises:
             UserError: One is not finite.
         """
+        number = checkpoint['meta']['iter']
         for name, value in checkpoint['state_dict'].items():
             if value.is_floating_point() and not value.isfinite().all():
-                self._stop(runner, f'{name} with infinite or NaN values')
+                self._stop(
+                    runner,
+                    f'{name} has infinite or NaN values after iteration '
+                    f'{number}',
+                )
 
     def _stop(self, runner: Runner, what: str) -> None:
-        last = runner.message_hub.runtime_info.get('last_ckpt')
+        note = Path(runner.work_dir) / 'last_checkpoint'
+        last = 'no checkpoint was saved before'
+        if note.is_file():
+            last = f'the last checkpoint is {note.read_text().strip()}'
         error = UserError(
-            f'Training diverged: {what} in iteration {runner.iter + 1}. '
-            f'Lower the learning rate, warm up for longer, or add '
-            f'optim_wrapper.clip_grad=dict(max_norm=1); '
-            + (
-                f'the last checkpoint from before is {last}.'
-                if last
-                else 'no checkpoint was saved before.'
-            )
+            f'Training diverged: {what}. Lower the learning rate, warm up for '
+            f'longer, or add optim_wrapper.clip_grad=dict(max_norm=1); {last}.'
         )
         if not is_main_process():  # which alone tells of the errors of all
             runner.logger.error(error)
