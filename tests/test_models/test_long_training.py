@@ -1,0 +1,56 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Hundreds of iterations in mixed precision beside the same in float32."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mmdat.models import DAT
+
+ITERATIONS, WINDOW, CLASSES = 300, 25, 10
+ARCH = dict(embed_dims=[16, 32, 32, 64], num_heads=[1, 2, 2, 4], img_size=32)
+DEPTHS = dict(dat=[1, 1, 2, 1], dat_pp=[1, 1, 1, 1])
+
+
+def pictures():
+    """Ten patterns, each a few times under noise as strong as itself."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randn(CLASSES, 3, 8, 8, generator=generator)
+    labels = torch.arange(CLASSES).repeat(8)
+    large = F.interpolate(patterns, size=32, mode='bilinear')[labels]
+    return large + torch.randn(large.shape, generator=generator), labels
+
+
+def losses(family, dtype):
+    """The loss of each iteration."""
+    torch.manual_seed(0)
+    arch = dict(ARCH, family=family, depths=DEPTHS[family])
+    model = nn.ModuleList([DAT(arch, out_indices=(3,)), nn.Linear(64, 10)])
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
+    images, labels = pictures()
+    seen = []
+    for _ in range(ITERATIONS):
+        batch = torch.randint(len(images), (8,))
+        with torch.autocast('cpu', torch.bfloat16, dtype is torch.bfloat16):
+            features = model[0](images[batch])[0].mean((2, 3))
+            loss = F.cross_entropy(model[1](features), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 5)
+        optimizer.step()
+        seen.append(loss.item())
+    assert all(p.isfinite().all() for p in parameters)
+    return torch.tensor(seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', DEPTHS)
+def test_bfloat16_tracks_float32(family):
+    full, mixed = (losses(family, d) for d in (None, torch.bfloat16))
+    assert not full.equal(mixed)
+    full, mixed = (x.view(-1, WINDOW).mean(1) for x in (full, mixed))
+    assert full[0] > 1 and full[-1] < 0.1
+    # Ten times what they differ by here.
+    torch.testing.assert_close(mixed, full, rtol=0.02, atol=0.005)
