@@ -19,11 +19,11 @@ class _NamingCompose(Compose):
 
     def __call__(self, data: dict) -> dict | None:
         # Before the pipeline, as transforms may change what they are given.
-        files = {k: data[k] for k in ('img_path', 'seg_map_path') if k in data}
+        named = {k: data.get(k) for k in ('img_path', 'seg_map_path')}
         try:
             return super().__call__(data)
         except Exception as error:
-            names = ', '.join(f'{k}={v}' for k, v in files.items())
+            names = ', '.join(f'{k}={v}' for k, v in named.items() if v)
             raise RuntimeError(
                 f'The sample {names} cannot be used: '
                 f'{type(error).__name__}: {error}'
