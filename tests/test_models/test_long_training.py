@@ -20,13 +20,15 @@ ARCH = dict(
 )
 
 
-def pictures():
-    """Ten patterns, each a few times under noise as strong as itself."""
+def batches():
+    """Ten patterns, each time under new noise that is twice as strong."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randn(CLASSES, 3, 8, 8, generator=generator)
-    labels = torch.arange(CLASSES).repeat(8)
-    large = F.interpolate(patterns, size=32, mode='bilinear')[labels]
-    return large + torch.randn(large.shape, generator=generator), labels
+    patterns = F.interpolate(patterns, size=32, mode='bilinear')
+    for _ in range(ITERATIONS):
+        labels = torch.randint(CLASSES, (8,), generator=generator)
+        noise = torch.randn(8, 3, 32, 32, generator=generator)
+        yield patterns[labels] + 2 * noise, labels
 
 
 def losses(dtype):
@@ -35,13 +37,11 @@ def losses(dtype):
     model = nn.ModuleList([DAT(ARCH, out_indices=(3,)), nn.Linear(64, 10)])
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
-    images, labels = pictures()
     seen = []
-    for _ in range(ITERATIONS):
-        batch = torch.randint(len(images), (8,))
+    for images, labels in batches():
         with torch.autocast('cpu', torch.bfloat16, dtype is torch.bfloat16):
-            features = model[0](images[batch])[0].mean((2, 3))
-            loss = F.cross_entropy(model[1](features), labels[batch])
+            features = model[0](images)[0].mean((2, 3))
+            loss = F.cross_entropy(model[1](features), labels)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 5)
@@ -57,5 +57,5 @@ def test_bfloat16_tracks_float32():
     assert not full.equal(mixed)
     full, mixed = (x.view(-1, WINDOW).mean(1) for x in (full, mixed))
     assert full[0] > 1 and full[-1] < 0.1
-    # Ten times what they differ by here.
+    # Several times what they differ by here.
     torch.testing.assert_close(mixed, full, rtol=0.02, atol=0.005)
