@@ -86,7 +86,7 @@ def start(folder, *args, **kwargs):
     log = folder / 'output.txt'
     log.write_text('')
     process = forks.Process(
-        target=tools_train, args=(args, log), kwargs=kwargs
+        target=tools_train, args=(args, log), kwargs=kwargs, daemon=True
     )
     process.start()
     return process, log
@@ -252,8 +252,9 @@ def start_two_and_kill(rank, command):
         os.kill(both[rank], signal.SIGKILL)
         said, _ = launcher.communicate(timeout=240)
     finally:
-        if launcher.poll() is None:
-            os.killpg(launcher.pid, signal.SIGKILL)
+        if launcher.poll() is None:  # nothing may outlive a failed test
+            for pid in (*workers(launcher.pid).values(), launcher.pid):
+                os.kill(pid, signal.SIGKILL)
     assert launcher.returncode != 0
     assert f'local_rank: {rank}' in said and 'Signal 9 (SIGKILL)' in said
     assert not any(alive(pid) for pid in both.values())
