@@ -28,5 +28,5 @@ HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmdat',
-    locations=['mmdat.visualization.points_hook'],
+    locations=['mmdat.engine.hooks', 'mmdat.visualization.points_hook'],
 )

@@ -12,12 +12,12 @@ from mmdat.engine.configuration import (
     enable_auto_scale_lr,
     load_config,
     set_loader_defaults,
-    set_resume,
     set_work_dir,
 )
 from mmdat.engine.data_files import set_data_root
 from mmdat.engine.distributed import end_launch, prepare_launch
 from mmdat.engine.preflight import check_run, check_weights
+from mmdat.engine.resuming import set_resume
 from mmdat.utils.errors import one_sentence_errors
 
 

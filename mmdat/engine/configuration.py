@@ -6,7 +6,6 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import find_latest_checkpoint
 
 from ..utils.errors import UserError
 from ..utils.setup_env import setup_config_packages
@@ -81,23 +80,6 @@ def enable_auto_scale_lr(cfg: Config) -> None:
             'auto_scale_lr=dict(base_batch_size=...).'
         )
     cfg.auto_scale_lr.enable = True
-
-
-def set_resume(cfg: Config, resume: str | None) -> None:
-    """Continues from ``'auto'``, the latest in the work dir, or a file.
-
-    Where the work dir has none yet, ``'auto'`` starts from the weights that
-    the config names in ``load_from``, as a first run does.
-    """
-    if resume == 'auto':
-        if cfg.get('load_from') and not find_latest_checkpoint(cfg.work_dir):
-            cfg.resume = False
-            return
-        cfg.resume = True
-        cfg.load_from = None
-    elif resume is not None:
-        cfg.resume = True
-        cfg.load_from = resume
 
 
 def set_loader_defaults(cfg: Config) -> None:

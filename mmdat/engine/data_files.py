@@ -64,8 +64,23 @@ def _named_files(dataset: Any) -> Iterator[Path]:
             yield Path(root) / name
 
 
+def _check_json(path: Path) -> None:
+    """Raises UserError for annotations that break off, without parsing."""
+    with path.open('rb') as file:
+        start = file.read(4096).strip()[:1]
+        file.seek(max(path.stat().st_size - 4096, 0))
+        end = file.read().strip()[-1:]
+    if start + end not in (b'{}', b'[]'):
+        raise UserError(
+            f'Annotations must be a whole JSON file; {path} starts with '
+            f'{start!r} and ends with {end!r}, so copy or download it again.'
+        )
+
+
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """Raises UserError if data that a run needs is not on the disk.
+
+    Annotations are also looked at: whether they are a whole file.
 
     Args:
         cfg: The config.
@@ -75,6 +90,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         for place, dataset in _datasets(cfg, split):
             for path in _named_files(dataset):
                 if path.exists():
+                    if path.suffix == '.json' and path.is_file():
+                        _check_json(path)
                     continue
                 root = dataset.get('data_root')
                 raise UserError(

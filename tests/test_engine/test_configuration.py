@@ -31,27 +31,6 @@ def test_options_override_and_must_fit(path):
         c.load_config(path, {'work.a.b': 2})
 
 
-def test_resume(path):
-    cfg = c.load_config(path)
-    c.set_resume(cfg, None)
-    assert 'resume' not in cfg
-    c.set_resume(cfg, 'auto')
-    assert (cfg.resume, cfg.load_from) == (True, None)
-    c.set_resume(cfg, 'epoch_3.pth')
-    assert (cfg.resume, cfg.load_from) == (True, 'epoch_3.pth')
-
-
-def test_resume_keeps_the_weights_of_a_first_run(path, tmp_path):
-    cfg = c.load_config(path)
-    c.set_work_dir(cfg, str(tmp_path))
-    cfg.load_from = 'start.pth'
-    c.set_resume(cfg, 'auto')
-    assert (cfg.resume, cfg.load_from) == (False, 'start.pth')
-    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
-    c.set_resume(cfg, 'auto')
-    assert (cfg.resume, cfg.load_from) == (True, None)
-
-
 def test_auto_scale_lr_needs_a_base(path):
     cfg = c.load_config(path)
     with pytest.raises(UserError, match='base_batch_size'):

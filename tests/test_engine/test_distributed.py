@@ -20,6 +20,23 @@ def images(rank):
     return torch.randn(5, 3, 6, 6, generator=generator)
 
 
+def join(rank, port):
+    os.environ.update(
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+        WORLD_SIZE='2',
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+    )
+
+
+def spawn_two(work, folder):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (port, str(folder)), nprocs=2)
+
+
 def work(rank, port, folder):
     """One of two processes: a backward pass through the wrapped model."""
     from mmengine.config import Config
@@ -29,13 +46,7 @@ def work(rank, port, folder):
         prepare_launch,
     )
 
-    os.environ.update(
-        MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=str(port),
-        WORLD_SIZE='2',
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-    )
+    join(rank, port)
     cfg = Config(dict(find_unused_parameters=True))
     prepare_launch(cfg, 'pytorch')
     assert cfg.launcher == 'pytorch'
@@ -51,10 +62,7 @@ def work(rank, port, folder):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for the CPU')
 def test_gradients_are_the_mean_over_processes(tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path)), nprocs=2)
+    spawn_two(work, tmp_path)
     both = [torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1)]
     torch.testing.assert_close(*both)
     from mmengine.model import revert_sync_batchnorm
@@ -66,6 +74,91 @@ def test_gradients_are_the_mean_over_processes(tmp_path):
         alone.append([p.grad for p in model.parameters()])
     mean = [(a + b) / 2 for a, b in zip(*alone)]
     torch.testing.assert_close(both[0], mean)
+
+
+def make_backbone(family, with_cp):
+    """All kinds of attention the family has, and no stochastic depth."""
+    from mmdat.models import DAT
+
+    torch.manual_seed(0)
+    arch = dict(
+        family=family,
+        embed_dims=[8, 16, 16, 32],
+        depths=[1, 1, 2, 2],
+        num_heads=[1, 2, 2, 4],
+        img_size=64,
+    )
+    return DAT(arch, with_cp=with_cp).double()
+
+
+def pictures(rank):
+    generator = torch.Generator().manual_seed(rank)
+    shape = (2, 3, 64, 96)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def backward(model, images, steps=2):
+    """Two steps of descent; the gradients of the second."""
+    parameters = list(model.parameters())
+    for step in range(steps):
+        model.zero_grad()
+        # A mean over samples, with weights so that no sum is trivial.
+        sum(
+            (level * torch.linspace(-1, 1, level[0].numel()).view_as(level[0]))
+            .square()
+            .mean()
+            for level in model(images)
+        ).backward()
+        if step < steps - 1:
+            with torch.no_grad():
+                for p in parameters:
+                    p.sub_(p.grad, alpha=0.1)
+    return [p.grad.clone() for p in parameters]
+
+
+CASES = [(f, cp) for f in ('dat', 'dat_pp') for cp in (False, True)]
+
+
+def train_backbones(rank, port, folder):
+    """One of two processes: DDP as the commands set it up."""
+    from mmengine.config import Config
+    from mmengine.registry import MODEL_WRAPPERS
+
+    from mmdat.engine.distributed import prepare_launch
+
+    torch.set_num_threads(1)
+    join(rank, port)
+    cfg = Config(dict())
+    prepare_launch(cfg, 'pytorch')
+    gradients = {}
+    for case in CASES:
+        model = MODEL_WRAPPERS.build(
+            dict(cfg.model_wrapper_cfg, module=make_backbone(*case))
+        )
+        assert not model.find_unused_parameters
+        gradients[case] = backward(model.train(), pictures(rank))
+    torch.save(gradients, f'{folder}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for the CPU')
+def test_two_processes_equal_one_on_the_joint_batch(tmp_path):
+    """Also when blocks are computed again in the backward pass."""
+    spawn_two(train_backbones, tmp_path)
+    both = [torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1)]
+    torch.testing.assert_close(*both, rtol=0, atol=0)
+    joint = torch.cat([pictures(0), pictures(1)])
+    for family, with_cp in CASES:
+        model = make_backbone(family, with_cp).train()
+        assert not any(
+            isinstance(m, nn.modules.batchnorm._NormBase)
+            for m in model.modules()
+        )
+        alone = backward(model, joint)
+        assert all(gradient.any() for gradient in alone)
+        torch.testing.assert_close(
+            both[0][family, with_cp], alone, rtol=1e-6, atol=1e-9
+        )
 
 
 def test_a_single_process_is_left_alone():

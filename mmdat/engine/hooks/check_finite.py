@@ -1,0 +1,96 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Ending a training whose numbers are no longer numbers."""
+
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ...registry import HOOKS
+from ...utils.errors import UserError
+
+
+@HOOKS.register_module()
+class CheckFiniteHook(Hook):
+    """Ends a training when its loss or its weights become infinite or NaN.
+
+    The loss is looked at in every iteration (mmengine reads it in each one
+    anyway), the weights whenever they are about to be saved. So a gradient
+    that is NaN while the loss is not is noticed one iteration later, and no
+    checkpoint holds such weights.
+
+    Args:
+        patience: How many losses in a row may be bad under loss scaling,
+            which leaves out the update of such an iteration and halves the
+            scale. Without it the first one ends the training. Defaults to 20.
+    """
+
+    priority = 'LOW'  # before anything is saved
+
+    def __init__(self, patience: int = 20) -> None:
+        self.patience = patience
+        self._bad = 0
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Looks at the loss.
+
+        Raises:
+            UserError: It is not finite.
+        """
+        losses = {
+            name: value.item() if hasattr(value, 'item') else float(value)
+            for name, value in (outputs or {}).items()
+            if 'loss' in name
+        }
+        bad = {n: v for n, v in losses.items() if not isfinite(v)}
+        if not bad:
+            self._bad = 0
+            return
+        self._bad += 1
+        which = ', '.join(f'{name}={value}' for name, value in bad.items())
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        if scaler is not None and self._bad <= self.patience:
+            runner.logger.warning(
+                f'{which} in iteration {runner.iter + 1}; its update is left '
+                f'out.'
+            )
+            return
+        self._stop(runner, f'{which} in iteration {runner.iter + 1}')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Looks at the weights.
+
+        Raises:
+            UserError: One is not finite.
+        """
+        number = checkpoint['meta']['iter']
+        for name, value in checkpoint['state_dict'].items():
+            if value.is_floating_point() and not value.isfinite().all():
+                self._stop(
+                    runner,
+                    f'{name} has infinite or NaN values after iteration '
+                    f'{number}',
+                )
+
+    def _stop(self, runner: Runner, what: str) -> None:
+        note = Path(runner.work_dir) / 'last_checkpoint'
+        last = 'no checkpoint was saved before'
+        if note.is_file():
+            last = f'the last checkpoint is {note.read_text().strip()}'
+        error = UserError(
+            f'Training diverged: {what}. Lower the learning rate, warm up for '
+            f'longer, or add optim_wrapper.clip_grad=dict(max_norm=1); {last}.'
+        )
+        if not is_main_process():  # which alone tells of the errors of all
+            runner.logger.error(error)
+        raise error
