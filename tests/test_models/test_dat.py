@@ -212,6 +212,12 @@ def test_other_inputs_are_refused(shape):
         small()(torch.zeros(shape))
 
 
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.bool])
+def test_whole_numbers_are_refused(dtype):
+    with pytest.raises(ValueError, match=r'floating type; got torch\.'):
+        small()(torch.zeros(1, 3, 32, 32, dtype=dtype))
+
+
 # ----------------------------------------------------------------- training
 
 KINDS = [
