@@ -10,6 +10,7 @@ import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
 from small_models import (
+    BACKENDS,
     LAYOUTS,
     PRECISIONS,
     STRIDES,
@@ -41,9 +42,9 @@ def assert_as_good_as_plain(ours, plain, exact, precision, backend):
         assert error <= limit, (backend, precision, error, limit)
 
 
-def draw_images(draw):
+def draw_images(draw, **kwargs):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
-    height, width = draw(sizes())
+    height, width = draw(sizes(**kwargs))
     batch = draw(st.integers(1, 4))
     if height * width * batch > 500_000:
         batch = 1
@@ -52,11 +53,11 @@ def draw_images(draw):
     )
 
 
-def compare(draw, kwargs, backend, precision=None):
+def compare(draw, kwargs, backend):
     images = draw_images(draw)
-    precision = precision or draw(st.sampled_from(sorted(PRECISIONS)))
+    precision = draw(st.sampled_from(sorted(PRECISIONS)))
     layout = draw(st.sampled_from(sorted(LAYOUTS)))
-    event(f'{precision}')
+    event(precision)
     model = build(kwargs, draw(st.integers(0, 999)))
     images = images.to(PRECISIONS[precision][0])
     plain = with_backend(model, 'reference')
@@ -96,3 +97,39 @@ def test_chunked(data):
 def test_separable(data):
     kwargs = data.draw(architectures('D', position_bias='table'))
     compare(data.draw, kwargs, 'separable')
+
+
+@given(st.data())
+def test_gradients(data):
+    """Those of the image and of every parameter, exact and in low types."""
+    draw = data.draw
+    backend, letters = draw(st.sampled_from(sorted(BACKENDS.items(), key=str)))
+    fixed = {'position_bias': 'table'} if backend == 'separable' else {}
+    model = build(draw(architectures(letters, **fixed)), 0)
+    images = draw_images(draw, areas=[2000]).requires_grad_()
+    precision = draw(st.sampled_from(sorted(PRECISIONS)))
+    layout = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))]
+
+    def gradients(backend, precision):
+        dtype, autocast = PRECISIONS[precision]
+        own = with_backend(model, backend).to(dtype)
+        with torch.autocast('cpu', autocast, enabled=autocast is not None):
+            levels = own(layout(images.to(dtype)))
+        generator = torch.Generator().manual_seed(1)
+        loss = sum(
+            (level * torch.randn(level.shape, generator=generator)).sum()
+            for level in levels
+        )
+        leaves = [images, *own.parameters()]
+        return torch.autograd.grad(loss, leaves, allow_unused=True)
+
+    ours = gradients(backend, precision)
+    assert all(x.isfinite().all() for x in ours if x is not None)
+    if precision == 'float64':
+        exact = gradients('reference', precision)
+        for mine, true in zip(ours, exact, strict=True):
+            assert (mine is None) == (true is None)
+            if true is not None:
+                # Keys cancel in the gradients of their biases.
+                limit = 1e-9 * (true.norm().item() + 1)
+                assert distance(mine, true) <= limit

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import (
+    BACKENDS,
     PRECISIONS,
     architectures,
     build,
@@ -14,13 +15,6 @@ from small_models import (
 )
 
 pytestmark = pytest.mark.fuzz
-BACKENDS = {
-    # Name, and the attentions that have it.
-    'separable': 'D',
-    'chunked': 'D',
-    'tiled': 'LSN',
-    None: 'LSNDPXEQ',
-}
 FILLS = {
     'zero': lambda x: torch.zeros_like(x),
     'constant': lambda x: torch.full_like(x, 0.7),
