@@ -21,10 +21,12 @@ PRECISIONS = {
     'bfloat16 autocast': (torch.float32, torch.bfloat16),
     'float16 autocast': (torch.float32, torch.float16),
 }
+# Whole models take longer than single ops.
+fewer_cases = settings(max_examples=settings.default.max_examples // 2)
 # Pixels of an image. In the longer run one may be as large as can be.
 AREAS = [2000] * 24 + [20_000] * 8
 if settings.default.max_examples > 100:
-    AREAS += [100_000] * 3 + [490_000]
+    AREAS += [100_000] * 2 + [490_000]
 
 
 @st.composite

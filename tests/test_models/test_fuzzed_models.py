@@ -16,6 +16,7 @@ from small_models import (
     STRIDES,
     architectures,
     build,
+    fewer_cases,
     forward,
     sizes,
     with_backend,
@@ -28,18 +29,22 @@ def distance(a, b):
     return (a - b).norm().item()
 
 
-def assert_as_good_as_plain(ours, plain, exact, precision, backend):
-    """Finite, and at most twice as far off as the reference backend."""
-    dtype, autocast = PRECISIONS[precision]
-    eps = torch.finfo(autocast or dtype).eps
-    for mine, theirs, true in zip(ours, plain, exact, strict=True):
-        assert mine.isfinite().all()
-        # One rounding that plain PyTorch may be spared by luck.
-        limit = 2 * distance(theirs, true) + eps * true.norm().item()
-        if precision == 'float64':  # in which plain PyTorch is the truth
-            limit = 1e-12 * true.norm().item()
-        error = distance(mine, true)
-        assert error <= limit, (backend, precision, error, limit)
+def error_of_plain(model, images, precision):
+    """Largest relative error of plain PyTorch at each stage, over images.
+
+    By luck it is small on a few numbers, so that small images, which have few,
+    are joined by others of their size.
+    """
+    number = min(30_000 // images[0, 0].numel(), 15)
+    generator = torch.Generator().manual_seed(0)
+    others = torch.randn(number, *images.shape[1:], generator=generator)
+    images = torch.cat([images, others.to(images.dtype)])
+    exact = forward(model, images, 'float64')
+    plain = forward(model, images, precision)
+    return [
+        max(distance(a, b) / b.norm() for a, b in zip(*pair, strict=True))
+        for pair in zip(plain, exact, strict=True)
+    ], [true[: len(images) - number] for true in exact]
 
 
 def draw_images(draw, **kwargs):
@@ -61,44 +66,55 @@ def compare(draw, kwargs, backend):
     model = build(kwargs, draw(st.integers(0, 999)))
     images = images.to(PRECISIONS[precision][0])
     plain = with_backend(model, 'reference')
+    with torch.no_grad():
+        errors, exact = error_of_plain(plain, images, precision)
     with torch.set_grad_enabled(draw(st.booleans())):
-        exact = forward(plain, images, 'float64')
-        theirs = forward(plain, images, precision)
         fast = with_backend(model, backend)
         images = LAYOUTS[layout](images)
         ours = forward(fast, images, precision)
     batch, _, height, width = images.shape
     event('sides from 32 on' if min(height, width) >= 32 else 'less')
-    for stage, stride, level in zip(
-        model.arch.stages, STRIDES, ours, strict=True
+    dtype, autocast = PRECISIONS[precision]
+    eps = torch.finfo(autocast or dtype).eps
+    for stage, stride, mine, true, error in zip(
+        model.arch.stages, STRIDES, ours, exact, errors, strict=True
     ):
         sides = -(-height // stride), -(-width // stride)
-        assert level.shape == (batch, stage.dim, *sides)
-    assert_as_good_as_plain(ours, theirs, exact, precision, backend)
+        assert mine.shape == (batch, stage.dim, *sides)
+        assert mine.isfinite().all()
+        limit = 2 * error + eps
+        if precision == 'float64':  # in which plain PyTorch is the truth
+            limit = 1e-12
+        assert distance(mine, true) <= limit * true.norm()
 
 
+@fewer_cases
 @given(st.data())
 def test_chosen_backends(data):
     """Every kind of attention, as it runs if nothing is asked for."""
     compare(data.draw, data.draw(architectures()), None)
 
 
+@fewer_cases
 @given(st.data())
 def test_tiled(data):
     compare(data.draw, data.draw(architectures('LSN')), 'tiled')
 
 
+@fewer_cases
 @given(st.data())
 def test_chunked(data):
     compare(data.draw, data.draw(architectures('D')), 'chunked')
 
 
+@fewer_cases
 @given(st.data())
 def test_separable(data):
     kwargs = data.draw(architectures('D', position_bias='table'))
     compare(data.draw, kwargs, 'separable')
 
 
+@fewer_cases
 @given(st.data())
 def test_gradients(data):
     """Those of the image and of every parameter, exact and in low types."""

@@ -10,6 +10,7 @@ from small_models import (
     PRECISIONS,
     architectures,
     build,
+    fewer_cases,
     forward,
     with_backend,
 )
@@ -41,6 +42,7 @@ def model_and_images(draw, batch):
     return model, backend, images
 
 
+@fewer_cases
 @given(st.data())
 def test_numbers_stay_finite(data):
     """Where plain PyTorch is finite, all are; in float32 it always is."""
@@ -62,6 +64,7 @@ def test_numbers_stay_finite(data):
             assert (mine - true).norm() <= 1e-6 * true.norm()
 
 
+@fewer_cases
 @given(st.data())
 def test_no_number_stays_in_its_image(data):
     """And is NaN in all maps that plain PyTorch makes of it."""
