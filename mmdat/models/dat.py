@@ -194,19 +194,26 @@ class DAT(BaseModule):
         """Computes the feature maps of a batch of images.
 
         Args:
-            x: Images (B, in_channels, H, W) of any size.
+            x: Images (B, in_channels, H, W) of any size, memory layout and
+                floating type that the parameters or autocast have. An image
+                with NaN or infinity in it gives NaN, and no other image does.
 
         Returns:
             For each of `out_indices` a normalised map (B, C, ceil(H / s),
             ceil(W / s)) with stride s of 4, 8, 16, 32.
 
         Raises:
-            ValueError: `x` has another shape.
+            ValueError: `x` has another shape, or whole numbers.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape:
             raise ValueError(
                 f'DAT takes images of shape (B, {self.in_channels}, H, W) '
                 f'with at least one pixel; got {tuple(x.shape)}.'
+            )
+        if not x.is_floating_point():
+            raise ValueError(
+                f'DAT takes images of a floating type; got {x.dtype}, '
+                f'normalise them first.'
             )
         x = self.patch_embed(x.permute(0, 2, 3, 1))  # B, H / 4, W / 4, C
         outs = []

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.precision import at_least_float32, autocast_off
+
 
 def named(**modules: nn.Module) -> nn.Sequential:
     """A sequence of named modules.
@@ -62,7 +64,29 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H', W', C')."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x.permute(0, 3, 1, 2)
+        out = self._in_float32(x) if self._overhangs(x) else super().forward(x)
+        return out.permute(0, 2, 3, 1)
+
+    def _overhangs(self, x: Tensor) -> bool:
+        """Whether a kernel that moves in steps is wider than the map.
+
+        The weight gradient that oneDNN computes in bfloat16 is then made of
+        memory that was never written (seen with PyTorch 2.11).
+        """
+        return (
+            x.device.type == 'cpu'
+            and x.shape[3] < self.kernel_size[1]
+            and self.stride[1] > 1
+        )
+
+    def _in_float32(self, x: Tensor) -> Tensor:
+        """The convolution in float32 or wider, also under autocast."""
+        with autocast_off(x):
+            weight = at_least_float32(self.weight)
+            bias = None if self.bias is None else at_least_float32(self.bias)
+            out = self._conv_forward(at_least_float32(x), weight, bias)
+            return out.to(x.dtype)
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:

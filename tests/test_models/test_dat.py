@@ -8,7 +8,7 @@ from oracle.model import dense_outputs, forward_stages
 from oracle.variants import Variant
 
 from mmdat.models import DAT
-from mmdat.models.layers import DropPath
+from mmdat.models.layers import Conv2d, DropPath
 
 SMALL = dict(
     embed_dims=[16, 32, 32, 64], depths=[2] * 4, num_heads=[2, 2, 4, 4]
@@ -212,6 +212,12 @@ def test_other_inputs_are_refused(shape):
         small()(torch.zeros(shape))
 
 
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.bool])
+def test_whole_numbers_are_refused(dtype):
+    with pytest.raises(ValueError, match=r'floating type; got torch\.'):
+        small()(torch.zeros(1, 3, 32, 32, dtype=dtype))
+
+
 # ----------------------------------------------------------------- training
 
 KINDS = [
@@ -323,6 +329,24 @@ def test_autocast_bfloat16(family):
         # 8 significant bits through a few blocks of unit-variance maps.
         assert (ours.float() - wanted).abs().mean() < 0.02
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('width', [1, 2, 5])
+@pytest.mark.parametrize('args', [(3, 2, 1), (9, 8, 4, 1, 16)])
+def test_bfloat16_gradients_of_a_kernel_wider_than_the_map(args, width):
+    torch.manual_seed(0)
+    conv = Conv2d(16, 16, *args)
+    x = torch.randn(2, 9, width, 16)
+    slope = torch.randn(conv(x).shape)
+    (exact,) = torch.autograd.grad(conv(x), conv.weight, slope)
+    for _ in range(6):
+        # Memory that is freed here is taken next, and may stay as it is.
+        freed = [torch.full((n,), 1e9) for n in (100, 300, 1000, 2304, 5000)]
+        del freed
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            out = conv(x)
+        (low,) = torch.autograd.grad(out, conv.weight, slope.to(out.dtype))
+        assert (low - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])

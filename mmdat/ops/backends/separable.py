@@ -4,8 +4,10 @@
 Scores exist for one block of keys and queries at a time, keys first, since
 that is how :mod:`table_blocks` makes their bias; sums over the keys are
 carried on from block to block. The backward pass makes the weights of a block
-again from the log-sum-exp of each query, so that training keeps nothing of
-the size queries x keys either.
+again, from the level and the sum of each query's exponentials, so that
+training keeps nothing of the size queries x keys either. Both passes compute
+the same exponentials; a level raised by the logarithm of the sum would be
+rounded, and where scores are as large as 1e8 that is off by powers of two.
 
 All scores are in units of log 2, because PyTorch's ``exp2`` takes a third of
 the time of its ``exp`` on a CPU, at the same precision.
@@ -26,6 +28,8 @@ from .table_blocks import join_slices
 
 # Keys whose scores give the level that is taken from all scores.
 FIRST_KEYS = 16
+# Sums that the backward pass may divide gradients by.
+LARGEST_SUM = 2.0**60
 # Below, the work that does not grow with the pairs weighs more; by whether
 # gradients are wanted, as the backward pass gains sooner.
 LEAST_PAIRS = {False: 2**20, True: 2**18}
@@ -44,10 +48,10 @@ def _add(total: Tensor, a: Tensor, b: Tensor) -> None:
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, bias: TableBias, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Output (B, heads, H W, d) and log2-sum-exp (B, heads, H W)."""
+    """Output (B, heads, H W, d), levels and sums (B, heads, H W, 2)."""
     p = Problem(q, k, v, bias, scale)
     out = torch.empty_like(p.q)
-    lse = out.new_empty(*out.shape[:3], 1)
+    levels = out.new_empty(*out.shape[:3], 2)
 
     def attend(tiles: Sequence[Tile]) -> None:
         buffer = out.new_empty(p.block_size)
@@ -55,16 +59,18 @@ def _forward(
             queries = cut(p.q, tile)
             level = _highest(p, tile, queries, buffer, FIRST_KEYS)
             sums = _sums(p, tile, queries, level, buffer)
-            if not sums.isfinite().all():
-                # Later keys outdo the first by more than float32 can hold.
+            if not (
+                sums[:, -1].amax() < LARGEST_SUM and sums.isfinite().all()
+            ):
+                # Later keys outdo the first by too much.
                 level = _highest(p, tile, queries, buffer)
                 sums = _sums(p, tile, queries, level, buffer)
             mean, total = sums[:, :-1], sums[:, -1:]
             put(out, tile, mean / total)
-            put(lse, tile, level[:, None] + total.log2())
+            put(levels, tile, torch.cat([level[:, None], total], dim=1))
 
     threads.run(attend, p.tiles())
-    return out.view(q.shape).to(q.dtype), lse.view(q.shape[:3])
+    return out.view(q.shape).to(q.dtype), levels.view(*q.shape[:3], 2)
 
 
 def _highest(
@@ -143,13 +149,15 @@ def _backward(
     bias: TableBias,
     scale: float,
     out: Tensor,
-    lse: Tensor,
+    levels: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, the table and the points."""
     p = Problem(q, k, v, bias, scale)
-    grad = grad.to(p.q.dtype)
-    delta = p.as_maps((grad * out.to(grad.dtype)).sum(-1, keepdim=True))
-    lse, grad = p.as_maps(lse[..., None]), p.as_maps(grad)
+    level, total = (p.as_maps(x) for x in levels.split(1, dim=-1))
+    # Weights are these exponentials over their sum, by which all that they
+    # are multiplied with is divided here.
+    grad = p.as_maps(grad.to(p.q.dtype)) / total
+    delta = (grad * p.as_maps(out.to(grad.dtype))).sum(-1, keepdim=True)
     q_grad = torch.empty_like(p.q)
 
     def differentiate(tiles: Sequence[Tile]) -> _Gradients:
@@ -157,7 +165,7 @@ def _backward(
         buffers = grad.new_empty(2, p.block_size)
         for tile in tiles:
             queries, grads = cut(p.q, tile), cut(grad, tile)
-            leveled = _with_level(queries, cut(lse, tile)[:, 0])
+            leveled = _with_level(queries, cut(level, tile)[:, 0])
             tile_delta = cut(delta, tile)[:, 0]
             queries_grad = torch.zeros_like(queries)
             for keys, block in p.key_blocks(tile):
@@ -233,15 +241,15 @@ def _attention_backward(
     points_yx: Tensor,
     scale: float,
     out: Tensor,
-    lse: Tensor,
+    levels: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     bias = TableBias(table, query_y, query_x, points_yx)
-    return _backward(grad, q, k, v, bias, scale, out, lse)
+    return _backward(grad, q, k, v, bias, scale, out, levels)
 
 
 def _empty(q, k, v, table, query_y, query_x, points_yx, scale):
     dtype = working_dtype(q, points_yx)
-    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=dtype)
+    return q.new_empty(q.shape), q.new_empty(*q.shape[:3], 2, dtype=dtype)
 
 
 def _empty_backward(grad, q, k, v, table, query_y, query_x, points_yx, *_):
@@ -254,8 +262,10 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(backward, ctx, grad, _):
-    *tensors, out, lse = ctx.saved_tensors
-    q, k, v, table, points_yx = backward(grad, *tensors, ctx.scale, out, lse)
+    *tensors, out, levels = ctx.saved_tensors
+    q, k, v, table, points_yx = backward(
+        grad, *tensors, ctx.scale, out, levels
+    )
     return q, k, v, table, None, None, points_yx, None
 
 

@@ -136,6 +136,37 @@ def test_places_beyond_the_table_get_no_gradient():
     assert max(errors(got, exact)[:4]) < 5e-6
 
 
+@pytest.mark.filterwarnings('error:invalid value encountered in cast')
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -1e30])
+def test_positions_that_are_no_numbers(value):
+    """NaN where plain PyTorch has NaN, and nothing is read elsewhere."""
+    op, leaves = deformable_case('two groups')
+    leaves[4][1, 0, 1, 2] = torch.tensor([0.1, value])
+    exact = run(op, leaves, 'reference', [torch.float64] * 5)
+    got = run(op, leaves, 'triton', [torch.float32] * 5)
+    if value == float('inf'):  # nothing or no number
+        assert all(
+            (x.isfinite() >= y.isfinite()).all()
+            for x, y in zip(got, exact, strict=True)
+        )
+        return
+    for ours, theirs in zip(got[:4], exact[:4], strict=True):
+        assert torch.equal(ours.isnan(), theirs.isnan())
+        ours, theirs = ours.nan_to_num(), theirs.nan_to_num()
+        assert errors([ours], [theirs])[0] < 5e-6
+    assert exact[0].isnan().any() == (value != value)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, *LOW])
+def test_huge_scores_stay_finite(dtype):
+    op, leaves = deformable_case('two groups')
+    leaves[1] = leaves[1] * 3e3
+    leaves[3] = leaves[3] * 1e4
+    dtypes = [dtype] * 3 + [torch.float32] * 2
+    for result in run(op, leaves, 'triton', dtypes):
+        assert result.isfinite().all()
+
+
 def test_coordinates_stay_exact_in_low_precision():
     """Displacements rounded to 8 bits would read other cells of the table."""
     queries = torch.zeros(1, 1, 200, 1, 8, device=DEVICE)

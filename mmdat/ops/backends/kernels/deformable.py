@@ -33,9 +33,13 @@ RIM = tl.constexpr(2)
 def read_place(query, point, size):
     """Cell of the corners and place within it, along an axis of the table."""
     place = (query - point) * ((size - 1) * 0.25) + (size - 1) * 0.5
-    place = tl.minimum(tl.maximum(place, -2.0), size + 1.0)
-    cell = tl.floor(place)
-    return cell.to(tl.int32) + RIM, place - cell
+    # A place that is no number stays none, but its cell exists: maximum and
+    # minimum may take either of the two.
+    held = tl.where(place > -2.0, place, -2.0)
+    held = tl.where(held < size + 1.0, held, size + 1.0)
+    cell = tl.floor(held)
+    held = tl.where(place == place, held, place)
+    return cell.to(tl.int32) + RIM, held - cell
 
 
 @triton.jit
