@@ -3,7 +3,8 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 # make fuzz: thousands of new cases instead of the suite's hundreds.
-.PHONY: setup test fuzz demo lint format clean
+# make faults: trainings killed twenty times instead of once.
+.PHONY: setup test fuzz faults demo lint format clean
 
 setup:
 	@$(PYTHON) tools/dev/bootstrap.py
@@ -13,6 +14,9 @@ test: setup lint
 
 fuzz: setup
 	$(RUN) -m pytest -q --hypothesis-profile=fuzz -m fuzz
+
+faults: setup
+	MMDAT_TEST_KILLS=20 $(RUN) -m pytest -q tests/test_tools/test_faults.py
 
 demo: setup
 	PYTHON=$(RUN) bash tools/demo.sh
