@@ -3,13 +3,17 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 # make fuzz: thousands of new cases instead of the suite's hundreds.
-.PHONY: setup test fuzz demo lint format clean
+# make test-compat: the core with the oldest and newest torch; 15 GiB of disk.
+.PHONY: setup test test-compat fuzz demo lint format clean
 
 setup:
 	@$(PYTHON) tools/dev/bootstrap.py
 
 test: setup lint
 	$(RUN) -m pytest -q --durations=10
+
+test-compat:
+	@$(PYTHON) tools/dev/compat.py
 
 fuzz: setup
 	$(RUN) -m pytest -q --hypothesis-profile=fuzz -m fuzz
@@ -26,4 +30,4 @@ format: setup
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info mmdat/.mim .pytest_cache .ruff_cache
+	rm -rf .venv .venv-compat build dist *.egg-info mmdat/.mim .pytest_cache .ruff_cache
