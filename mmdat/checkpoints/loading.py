@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from mmengine.utils import digit_version
 
 from ..utils.errors import UserError
-from . import safetensors_files
+from . import old_torch, safetensors_files
 from .released import unwrap
 
 # Makes torch.load refuse code wherever it is called.
@@ -37,7 +36,8 @@ class _Settings:
 
 def _harmless_types() -> list[Any]:
     """What training checkpoints carry besides tensors."""
-    core = getattr(np, '_core', None) or np.core
+    # numpy 1.26 has an empty _core.
+    core = np.core if np.__version__.startswith('1.') else np._core
     numbers = {type(np.dtype(c)) for c in '?bBhHiIlLqQefdU'}
     return [
         HistoryBuffer,
@@ -48,6 +48,9 @@ def _harmless_types() -> list[Any]:
         core.multiarray.scalar,
         (core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
         (core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+        # A file of numpy 2, read with numpy 1.
+        (core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
+        (core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
         *numbers,
         (_statistic, 'builtins.getattr'),
         (_Settings, 'yacs.config.CfgNode'),
@@ -65,13 +68,9 @@ def _read(path: Path, map_location: Any) -> Any:
     if path.suffix == safetensors_files.SUFFIX:
         return safetensors_files.read(path, map_location)
     _check_sums(path)
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
-        # No types can be allowed under names of their own, nor need they be
-        # for files that hold weights alone.
-        allowed: Any = nullcontext()
-    else:
-        allowed = torch.serialization.safe_globals(_harmless_types())
-    with allowed:
+    if old_torch.is_old():
+        return old_torch.read(path, map_location, _harmless_types())
+    with torch.serialization.safe_globals(_harmless_types()):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
@@ -150,7 +149,9 @@ def _why_not(path: Path, error: Exception) -> str:
             f'{path} is a web page, not a checkpoint: the download gave its '
             f"site's page in place of the file; download it in a browser."
         )
-    asked = re.search(r'(?i)\bGLOBAL (\S*[\w.])', str(error))
+    asked = re.search(
+        r'(?i)\b(?:GLOBAL|Unsupported class) (\w\S*\w)', str(error)
+    )
     if asked:
         return (
             f'{path} asks to run {asked[1]} while it is read, which weights '

@@ -84,9 +84,9 @@ class MLP(nn.Module):
         """
         return (
             torch.is_grad_enabled()
+            and hasattr(torch, 'get_autocast_dtype')  # since PyTorch 2.4
             and not torch.compiler.is_compiling()
             and not (self.training and self.drop.p)
-            and hasattr(torch, 'get_autocast_dtype')
             and type(self.fc2) is nn.Linear
             and not (self.fc2._forward_hooks or self.fc2._forward_pre_hooks)
             and not (self.act._forward_hooks or self.act._forward_pre_hooks)

@@ -3,8 +3,11 @@
 
 import pytest
 import torch
+from versions import needs_torch
 
 from mmdat.models.mlp import MLP
+
+pytestmark = needs_torch('2.4')
 
 
 def results(mlp, x, lean, monkeypatch, dtype=None):
