@@ -21,7 +21,8 @@ import contextlib, socket, subprocess, sys, urllib.request
 with contextlib.suppress(OSError):
     urllib.request.urlopen('http://one.invalid/weights.pth')
 with contextlib.suppress(OSError):
-    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('::2', 9))
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagrams.sendto(b'', ('127.0.0.2', 9))
 with contextlib.suppress(OSError):
     socket.socket().connect(('127.0.0.3', 9))
 subprocess.run([sys.executable, '-c', '''
@@ -94,7 +95,7 @@ def guarded(tmp_path):
 
 
 def test_tries_are_noticed_even_if_nobody_is_told(guarded):
-    hosts = {'one.invalid', '::2', '127.0.0.3', 'four.invalid'}
+    hosts = {'one.invalid', '127.0.0.2', '127.0.0.3', 'four.invalid'}
     assert guarded('-c', TRIES) == hosts
 
 
