@@ -44,6 +44,8 @@ ENVIRONMENTS = {
     # To be raised with every release of torch or of the maintained fork.
     'newest': ('torch==2.15.0', 'onedl-mmengine==0.10.12', 'safetensors'),
 }
+# There are no wheels of torch 2.1 for a later Python.
+NEWEST_PYTHON = {'oldest': (3, 11)}
 VERSIONS = (
     'import platform, numpy, torch, mmengine\n'
     'print(platform.python_version(), torch.__version__,'
@@ -66,6 +68,13 @@ def make(name: str, wanted: tuple[str, ...]) -> Path:
         versions += lock.read_text()
     if stamp.exists() and stamp.read_text() == versions:
         return python
+    newest = NEWEST_PYTHON.get(name, sys.version_info[:2])
+    if sys.version_info[:2] > newest:
+        sys.exit(
+            f'compat: "{name}" needs Python {newest[0]}.{newest[1]} or older '
+            f'and this is {sys.version.split()[0]}; name another, as in "make '
+            f'test-compat PYTHON=python{newest[0]}.{newest[1]}".'
+        )
     free = shutil.disk_usage(ROOT).free / 2**30
     if free < NEEDED_GIB:
         sys.exit(
