@@ -64,6 +64,10 @@ def _unpickler(types: list[Any]) -> type:
     known.update(
         (str(t), t) for t in (torch.bfloat16, torch.uint8, torch.bool)
     )
+    # What later ones know besides.
+    known.update(
+        (f'builtins.{t.__name__}', t) for t in (bytearray, complex, set)
+    )
     known.update({'torch.device': torch.device, '_codecs.encode': _bytes})
     for item in types:
         if not isinstance(item, tuple):
