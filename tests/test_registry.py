@@ -63,11 +63,13 @@ def test_bare_type_works_after_the_import_of_a_config(tmp_path):
 
 
 def test_only_torch_and_mmengine_are_needed():
-    names = ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision')
+    names = ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', 'cv2')
     out = python(
         BLOCK.format(names=names) + 'import torch, mmdat\n'
         "assert 'mmdat.visualization' not in sys.modules\n"
-        "print(len(mmdat.DAT('dat_t')(torch.rand(1, 3, 32, 32))))"
+        "model = mmdat.DAT('dat_t')\n"
+        'model.init_weights()\n'
+        'print(len(model(torch.rand(1, 3, 32, 32))))'
     )
     assert out.endswith('4')
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
 
 from ..utils.errors import UserError
 from . import old_torch, safetensors_files
@@ -173,6 +172,17 @@ def _first_line(error: Exception) -> str:
     return line if len(line) <= 120 else f'{line[:117]}...'
 
 
+def _checkpoint_loader() -> Any:
+    """The class of mmengine that reads checkpoints.
+
+    It is imported when a file is to be read, and not to build a model, as the
+    maintained fork wants OpenCV for it without bringing it.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    return CheckpointLoader
+
+
 def use_safe_loading() -> None:
     """Makes every checkpoint that mmengine reads go through this module.
 
@@ -184,19 +194,20 @@ def use_safe_loading() -> None:
     def load_from_local(filename: str, map_location: Any = None) -> Any:
         return load_checkpoint_file(filename, map_location)
 
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    _checkpoint_loader().register_scheme('', load_from_local, force=True)
 
 
 @contextmanager
 def safe_loading() -> Iterator[None]:
     """As :func:`use_safe_loading`, and as before afterwards."""
-    schemes, forced = CheckpointLoader._schemes, os.environ.get(_FORCE)
-    CheckpointLoader._schemes = dict(schemes)
+    loader, forced = _checkpoint_loader(), os.environ.get(_FORCE)
+    schemes = loader._schemes
+    loader._schemes = dict(schemes)
     try:
         use_safe_loading()
         yield
     finally:
-        CheckpointLoader._schemes = schemes
+        loader._schemes = schemes
         if forced is None:
             os.environ.pop(_FORCE, None)
         else:

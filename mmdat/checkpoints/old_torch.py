@@ -61,10 +61,10 @@ def _bytes(text: str, encoding: str) -> bytes:
 def _unpickler(types: list[Any]) -> type:
     """An unpickler that knows some names only."""
     known = dict(_weights_only_unpickler._get_allowed_globals())
+    # What later ones know besides.
     known.update(
         (str(t), t) for t in (torch.bfloat16, torch.uint8, torch.bool)
     )
-    # What later ones know besides.
     known.update(
         (f'builtins.{t.__name__}', t) for t in (bytearray, complex, set)
     )

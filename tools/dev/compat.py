@@ -40,9 +40,16 @@ ENVIRONMENTS = {
         'numpy==1.26.4',
         'opencv-python==4.11.0.86',
     ),
-    'locked': ('torch', 'onedl-mmengine'),
+    # The fork's runner, which reads checkpoints, imports OpenCV and does not
+    # ask for it.
+    'locked': ('torch', 'onedl-mmengine', 'opencv-python-headless'),
     # To be raised with every release of torch or of the maintained fork.
-    'newest': ('torch==2.15.0', 'onedl-mmengine==0.10.12', 'safetensors'),
+    'newest': (
+        'torch==2.15.0',
+        'onedl-mmengine==0.10.12',
+        'opencv-python-headless',
+        'safetensors',
+    ),
 }
 # There are no wheels of torch 2.1 for a later Python.
 NEWEST_PYTHON = {'oldest': (3, 11)}
