@@ -6,9 +6,14 @@ import torch
 from mmengine.utils import digit_version
 
 
+def has_torch(version: str) -> bool:
+    """Whether this PyTorch is `version` or a newer one."""
+    return digit_version(torch.__version__) >= digit_version(version)
+
+
 def needs_torch(version: str) -> pytest.MarkDecorator:
     """A mark that skips tests with an older PyTorch than `version`."""
     return pytest.mark.skipif(
-        digit_version(torch.__version__) < digit_version(version),
+        not has_torch(version),
         reason=f'needs PyTorch {version}; this is {torch.__version__}',
     )

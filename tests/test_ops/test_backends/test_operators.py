@@ -12,8 +12,6 @@ import torch._dynamo
 import torch.distributed.tensor
 for name in ('custom_op', 'CustomOpDef', 'register_fake'):
     vars(torch.library).pop(name, None)
-vars(torch).pop('get_autocast_dtype', None)
-vars(torch.compiler).pop('is_compiling', None)
 from mmdat import DAT
 from mmdat.ops.backends import separable
 for arch in ('dat_t', 'dat_pp_t'):
