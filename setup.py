@@ -104,7 +104,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=('mmdat', 'mmdat.*')),
     cmdclass={'build_py': BuildWithMim, 'bdist_wheel': WheelWithMim},
-    install_requires=['torch>=2.1'],
+    install_requires=['torch>=2.1'],  # as tools/dev/compat.py tries it
     extras_require=EXTRAS,
     zip_safe=False,
 )
