@@ -4,13 +4,17 @@ RUN := .venv/bin/python
 
 # make fuzz: thousands of new cases instead of the suite's hundreds.
 # make faults: trainings killed twenty times instead of once.
-.PHONY: setup test fuzz faults demo lint format clean
+# make test-compat: the core with the oldest and newest torch; 15 GiB of disk.
+.PHONY: setup test test-compat fuzz faults demo lint format clean
 
 setup:
 	@$(PYTHON) tools/dev/bootstrap.py
 
 test: setup lint
 	$(RUN) -m pytest -q --durations=10
+
+test-compat:
+	@$(PYTHON) tools/dev/compat.py
 
 fuzz: setup
 	$(RUN) -m pytest -q --hypothesis-profile=fuzz -m fuzz
@@ -30,4 +34,4 @@ format: setup
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info mmdat/.mim .pytest_cache .ruff_cache
+	rm -rf .venv .venv-compat build dist *.egg-info mmdat/.mim .pytest_cache .ruff_cache

@@ -19,15 +19,18 @@ MIM_FILES = ('configs', 'tools', 'demo', 'model-index.yml')
 # Each OpenMMLab package exists twice, official and as the maintained fork with
 # the same modules, and pip does not know that one stands for the other. So
 # the core names neither, and the extras name the forks: whoever runs the
-# official packages installs mmdat without extras.
-MMENGINE = 'onedl-mmengine>=0.10.4,<1'
-MMCV = 'onedl-mmcv>=2.0.1,<3'
+# official packages installs mmdat without extras. Each range is from the
+# fork's first release to the next one that may change its API; what we test
+# is in requirements/lock.txt, to the digit.
+MMENGINE = 'onedl-mmengine>=0.10.8,<1'
+MMCV = 'onedl-mmcv>=2.3,<3'
 EXTRAS = {
-    'det': [MMENGINE, MMCV, 'onedl-mmdetection>=3.3,<4', 'pycocotools'],
-    'seg': [MMENGINE, MMCV, 'onedl-mmsegmentation>=1.2,<2', 'ftfy'],
-    'cls': [MMENGINE, MMCV, 'onedl-mmpretrain>=1.2,<2'],
+    'det': [MMENGINE, MMCV, 'onedl-mmdetection>=3.4,<4', 'pycocotools'],
+    'seg': [MMENGINE, MMCV, 'onedl-mmsegmentation>=1.3,<2', 'ftfy'],
+    'cls': [MMENGINE, MMCV, 'onedl-mmpretrain>=1.3,<2'],
 }
 EXTRAS['all'] = sorted({line for lines in EXTRAS.values() for line in lines})
+# Without versions: they follow whichever torch and numpy are there.
 EXTRAS['dev'] = [
     'hypothesis',
     'matplotlib',
@@ -37,6 +40,7 @@ EXTRAS['dev'] = [
     'pytest',
     'rich',
     'ruff',
+    'safetensors',
     'scikit-image',
     'scikit-learn',
     'tqdm',
@@ -100,7 +104,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=('mmdat', 'mmdat.*')),
     cmdclass={'build_py': BuildWithMim, 'bdist_wheel': WheelWithMim},
-    install_requires=['torch>=2.1'],
+    install_requires=['torch>=2.1'],  # as tools/dev/compat.py tries it
     extras_require=EXTRAS,
     zip_safe=False,
 )

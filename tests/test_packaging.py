@@ -113,6 +113,7 @@ def test_a_source_distribution_carries_everything(tmp_path):
         'configs/mask_rcnn_dat_t_coco.py',
         'tools/dist_train.sh',
         'demo/image_demo.py',
+        'projects/ablations/run.py',
         'model-index.yml',
     ):
         assert (top / path).is_file()

@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
-from mmengine.utils import digit_version
 
 from ..utils.errors import UserError
-from . import safetensors_files
+from . import old_torch, safetensors_files
 from .released import unwrap
 
 # Makes torch.load refuse code wherever it is called.
@@ -37,7 +35,8 @@ class _Settings:
 
 def _harmless_types() -> list[Any]:
     """What training checkpoints carry besides tensors."""
-    core = getattr(np, '_core', None) or np.core
+    # numpy 1.26 has an empty _core.
+    core = np.core if np.__version__.startswith('1.') else np._core
     numbers = {type(np.dtype(c)) for c in '?bBhHiIlLqQefdU'}
     return [
         HistoryBuffer,
@@ -48,6 +47,9 @@ def _harmless_types() -> list[Any]:
         core.multiarray.scalar,
         (core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
         (core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+        # A file of numpy 2, read with numpy 1.
+        (core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
+        (core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
         *numbers,
         (_statistic, 'builtins.getattr'),
         (_Settings, 'yacs.config.CfgNode'),
@@ -65,13 +67,9 @@ def _read(path: Path, map_location: Any) -> Any:
     if path.suffix == safetensors_files.SUFFIX:
         return safetensors_files.read(path, map_location)
     _check_sums(path)
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
-        # No types can be allowed under names of their own, nor need they be
-        # for files that hold weights alone.
-        allowed: Any = nullcontext()
-    else:
-        allowed = torch.serialization.safe_globals(_harmless_types())
-    with allowed:
+    if old_torch.is_old():
+        return old_torch.read(path, map_location, _harmless_types())
+    with torch.serialization.safe_globals(_harmless_types()):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
@@ -150,7 +148,9 @@ def _why_not(path: Path, error: Exception) -> str:
             f'{path} is a web page, not a checkpoint: the download gave its '
             f"site's page in place of the file; download it in a browser."
         )
-    asked = re.search(r'(?i)\bGLOBAL (\S*[\w.])', str(error))
+    asked = re.search(
+        r'(?i)\b(?:GLOBAL|Unsupported class) (\w\S*\w)', str(error)
+    )
     if asked:
         return (
             f'{path} asks to run {asked[1]} while it is read, which weights '
@@ -172,6 +172,17 @@ def _first_line(error: Exception) -> str:
     return line if len(line) <= 120 else f'{line[:117]}...'
 
 
+def _checkpoint_loader() -> Any:
+    """The class of mmengine that reads checkpoints.
+
+    It is imported when a file is to be read, and not to build a model, as the
+    maintained fork wants OpenCV for it without bringing it.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    return CheckpointLoader
+
+
 def use_safe_loading() -> None:
     """Makes every checkpoint that mmengine reads go through this module.
 
@@ -183,19 +194,20 @@ def use_safe_loading() -> None:
     def load_from_local(filename: str, map_location: Any = None) -> Any:
         return load_checkpoint_file(filename, map_location)
 
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    _checkpoint_loader().register_scheme('', load_from_local, force=True)
 
 
 @contextmanager
 def safe_loading() -> Iterator[None]:
     """As :func:`use_safe_loading`, and as before afterwards."""
-    schemes, forced = CheckpointLoader._schemes, os.environ.get(_FORCE)
-    CheckpointLoader._schemes = dict(schemes)
+    loader, forced = _checkpoint_loader(), os.environ.get(_FORCE)
+    schemes = loader._schemes
+    loader._schemes = dict(schemes)
     try:
         use_safe_loading()
         yield
     finally:
-        CheckpointLoader._schemes = schemes
+        loader._schemes = schemes
         if forced is None:
             os.environ.pop(_FORCE, None)
         else:

@@ -2,6 +2,7 @@
 """DAT and DAT++, the Deformable Attention Transformers."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from mmengine.model import BaseModule
@@ -233,7 +234,7 @@ class DAT(BaseModule):
             UserError: The checkpoint is missing, is something else or asks to
                 run code.
         """
-        with safe_loading():
+        with safe_loading() if self.init_cfg else nullcontext():
             super().init_weights()
 
     def get_layer_depth(

@@ -41,9 +41,9 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if (
         torch.is_grad_enabled()
+        and hasattr(torch, 'get_autocast_dtype')  # since PyTorch 2.4
         # A compiler decides for itself what to keep.
         and not torch.compiler.is_compiling()
-        and hasattr(torch, 'get_autocast_dtype')
     ):
         return _GeluLinear.apply(x, weight, bias)
     return F.linear(F.gelu(x), weight, bias)

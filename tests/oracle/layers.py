@@ -1,8 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The ordinary layers: convolution, linear, layer norm, GELU, softmax."""
 
+import math
+
 import numpy as np
-from scipy.special import erf
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def conv2d(

@@ -114,6 +114,7 @@ RIGHT = {
 ROUNDED = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
 
 
+@pytest.mark.usefixtures('torch_version')
 @pytest.mark.parametrize('kind', RIGHT)
 def test_right_weights_in_any_dress_load(tmp_path, good, kind):
     path = tmp_path / 'weights.pth'
@@ -295,6 +296,7 @@ WRONG = {
 }
 
 
+@pytest.mark.usefixtures('torch_version')
 @pytest.mark.parametrize('kind', WRONG)
 def test_other_files_end_in_a_sentence(tmp_path, good, kind):
     make, message = WRONG[kind]
@@ -390,6 +392,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.usefixtures('torch_version')
 @pytest.mark.parametrize('form', FORMATS)
 @pytest.mark.parametrize('door', DOORS)
 def test_nothing_in_a_file_is_run(tmp_path, good, door, form):
@@ -433,6 +436,7 @@ def whole(tmp_path_factory):
     return content, folder / 'bits.pth'
 
 
+@pytest.mark.usefixtures('torch_version')
 @pytest.mark.fuzz
 @given(st.data())
 def test_damaged_bits_never_pass_for_weights(whole, data):

@@ -29,6 +29,7 @@ class ReadsGlobals:
         return getattr, (HistoryBuffer, '__init__')
 
 
+@pytest.mark.usefixtures('torch_version')
 def test_reads_what_training_leaves(tmp_path):
     history = HistoryBuffer()
     for value in (1.0, 3.0):
@@ -47,6 +48,7 @@ def test_reads_what_training_leaves(tmp_path):
     assert (found['array'] == saved['array']).all()
 
 
+@pytest.mark.usefixtures('torch_version')
 def test_reads_what_the_training_code_of_dat_leaves(tmp_path, monkeypatch):
     """Settings are a yacs.CfgNode; yacs need not be there to read them."""
 
@@ -83,6 +85,7 @@ def test_reads_what_the_training_code_of_dat_leaves(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.usefixtures('torch_version')
 def test_reads_what_mmcv_1_leaves(tmp_path):
     meta = dict(
         mmcv_version='1.4.0',
@@ -107,6 +110,7 @@ def test_other_content_is_named(tmp_path, content):
         load_checkpoint_file(tmp_path / 'x.pth')
 
 
+@pytest.mark.usefixtures('torch_version')
 @pytest.mark.parametrize('old_format', [False, True])
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, old_format):
     mark, path = tmp_path / 'ran', tmp_path / 'evil.pth'
@@ -120,6 +124,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, old_format):
     assert not mark.exists()
 
 
+@pytest.mark.usefixtures('torch_version')
 def test_getattr_reads_statistics_of_logs_only(tmp_path):
     torch.save(dict(x=ReadsGlobals()), tmp_path / 'x.pth')
     with pytest.raises(UserError, match='getattr'):
@@ -144,6 +149,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.usefixtures('torch_version')
 def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / 'cut.pth'
     torch.save(dict(weight=torch.rand(100)), path)

@@ -6,6 +6,7 @@ import torch
 from agreement import assert_close
 from oracle.model import dense_outputs, forward_stages
 from oracle.variants import Variant
+from versions import needs_torch
 
 from mmdat.models import DAT
 from mmdat.models.layers import Conv2d, DropPath
@@ -356,6 +357,7 @@ def test_whole_model_in_another_type(dtype):
     assert all(x.dtype == dtype and x.isfinite().all() for x in levels)
 
 
+@needs_torch('2.4')
 @pytest.mark.slow
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('grad', [False, True])

@@ -3,9 +3,12 @@
 
 import pytest
 import torch
+from versions import needs_torch
 
 from mmdat.models.mlp import MLP
 from mmdat.ops import mlp as ops
+
+pytestmark = needs_torch('2.4')
 
 
 def layer_by_layer(mlp, x):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from versions import has_torch, needs_torch
 
 from mmdat.ops import (
     deformable_attention,
@@ -25,7 +26,9 @@ from mmdat.ops.position_bias import DenseBias, LogBias, TableBias
 from mmdat.ops.windows import WindowLayout, join_windows, split_windows
 
 pytestmark = pytest.mark.fuzz
-LOW = [torch.bfloat16, torch.float16]
+LOW = [torch.bfloat16]
+if has_torch('2.4'):  # 2.1 multiplies no such matrices on a CPU
+    LOW.append(torch.float16)
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -123,6 +126,7 @@ def common(draw):
     return generator, dtype
 
 
+@needs_torch('2.4')
 @given(st.data())
 def test_separable(data):
     draw = data.draw
@@ -246,6 +250,7 @@ def test_tiled_windows(data):
     compare(op, leaves, 'tiled', dtype, wants)
 
 
+@needs_torch('2.4')
 @pytest.mark.parametrize('side', [-1, 1])
 @pytest.mark.parametrize('axis', [0, 1])
 def test_places_beyond_the_table_move_nothing(axis, side):

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _get_current_dispatch_mode
-from torch.utils.flop_counter import register_flop_formula
 
 HAS_OPERATORS = hasattr(torch.library, 'custom_op')
 
@@ -78,6 +77,8 @@ def count(operation: Operator, flops: Callable[..., int]) -> None:
             tensors and the other arguments.
     """
     if HAS_OPERATORS:
+        from torch.utils.flop_counter import register_flop_formula
+
         packet = getattr(torch.ops.mmdat, operation.name)
         register_flop_formula(packet)(flops)
 

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from agreement import UGLY_SIZES
 from torch.utils.flop_counter import FlopCounterMode
+from versions import needs_torch
 
 from mmdat.models.mlp import MLP
 from mmdat.ops.backends import mlp_pieces
 from mmdat.ops.mlp import mlp
+
+pytestmark = needs_torch('2.4')
 
 
 def plain(x, weight1, bias1, weight2, bias2):

@@ -12,7 +12,7 @@ import torch
 import torch._dynamo
 import torch.distributed.tensor
 for name in ('custom_op', 'CustomOpDef', 'register_fake'):
-    delattr(torch.library, name)
+    vars(torch.library).pop(name, None)
 from mmdat import DAT
 from mmdat.ops.backends import separable
 for arch in ('dat_t', 'dat_pp_t'):

@@ -5,6 +5,7 @@ import multiprocessing
 
 import pytest
 import torch
+from versions import needs_torch
 
 from mmdat.ops import deformable_attention
 from mmdat.ops.backends import (
@@ -15,6 +16,9 @@ from mmdat.ops.backends import (
 )
 from mmdat.ops.coordinates import deformed_points_yx, query_axis
 from mmdat.ops.position_bias import DenseBias, TableBias
+
+# Before, the backend declines.
+pytestmark = needs_torch('2.4')
 
 # Batch, heads, groups, query map, key grid, table.
 PROBLEMS = {

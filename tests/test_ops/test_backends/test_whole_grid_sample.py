@@ -4,9 +4,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from versions import needs_torch
 
 from mmdat.ops import sampling
 from mmdat.ops.backends import whole_grid_sample
+
+pytestmark = needs_torch('2.4')
 
 SETTINGS = dict(mode='bilinear', padding_mode='zeros', align_corners=True)
 
