@@ -21,8 +21,9 @@ from small_models import (
     sizes,
     with_backend,
 )
+from versions import needs_torch
 
-pytestmark = pytest.mark.fuzz
+pytestmark = [pytest.mark.fuzz, needs_torch('2.4')]
 
 
 def distance(a, b):

@@ -14,8 +14,9 @@ from small_models import (
     forward,
     with_backend,
 )
+from versions import needs_torch
 
-pytestmark = pytest.mark.fuzz
+pytestmark = [pytest.mark.fuzz, needs_torch('2.4')]
 FILLS = {
     'zero': lambda x: torch.zeros_like(x),
     'constant': lambda x: torch.full_like(x, 0.7),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from versions import needs_torch
 
 from mmdat.ops import (
     deformable_attention,
@@ -19,7 +20,7 @@ from mmdat.ops.position_bias import TableBias
 from mmdat.ops.sampling import _by_index
 from mmdat.ops.windows import WindowLayout
 
-pytestmark = pytest.mark.fuzz
+pytestmark = [pytest.mark.fuzz, needs_torch('2.4')]
 NAN, INF = float('nan'), float('inf')
 
 

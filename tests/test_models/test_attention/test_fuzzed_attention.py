@@ -13,6 +13,7 @@ from oracle.pyramid import pyramid_attention
 from oracle.qna import qna_attention
 from oracle.slide import slide_attention
 from oracle.window import shifted_window_attention, window_attention
+from versions import needs_torch
 
 from mmdat.models.attention import (
     DeformableAttention,
@@ -23,7 +24,7 @@ from mmdat.models.attention import (
     WindowAttention,
 )
 
-pytestmark = pytest.mark.fuzz
+pytestmark = [pytest.mark.fuzz, needs_torch('2.4')]
 # Our names of the bias kinds, and the oracle's.
 BIASES = {
     'table': 'table',
