@@ -3,8 +3,8 @@
 
 from torch import Tensor, nn
 
-from ..ops.mlp import gelu_linear, mlp
-from .layers import depthwise
+from ..ops.mlp import conv_mlp, gelu_linear, mlp
+from .layers import Conv2d, depthwise
 
 
 class MLP(nn.Module):
@@ -30,17 +30,21 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
-        fc1, fc2 = self.fc1, self.fc2
-        if self.dwconv is None and self._is_plain(fc1, self.act, fc2):
-            return mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        fc1, conv, act, fc2 = self.fc1, self.dwconv, self.act, self.fc2
+        if self._is_plain(fc1, act, fc2):
+            weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
+            if conv is None:
+                return mlp(x, *weights)
+            if self._is_plain(conv):
+                return conv_mlp(x, *weights, conv.weight, conv.bias)
         x = fc1(x)
-        if self.dwconv is not None:
+        if conv is not None:
             x = self.drop(x)
-            x = x + self.dwconv(x)
-        if self._is_plain(self.act, fc2):
+            x = x + conv(x)
+        if self._is_plain(act, fc2):
             return gelu_linear(x, fc2.weight, fc2.bias)
-        x = self.act(x)
-        if self.dwconv is None:
+        x = act(x)
+        if conv is None:
             x = self.drop(x)
         return self.drop(fc2(x))
 
@@ -51,7 +55,7 @@ class MLP(nn.Module):
         have hooks that want to be called.
         """
         return not (self.training and self.drop.p) and all(
-            type(layer) in (nn.Linear, nn.GELU)
+            type(layer) in (nn.Linear, nn.GELU, Conv2d)
             and not layer._forward_pre_hooks
             and not layer._forward_hooks
             and not layer._backward_pre_hooks

@@ -34,6 +34,43 @@ def mlp(
     return gelu_linear(F.linear(x, weight1, bias1), weight2, bias2)
 
 
+def conv_mlp(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+) -> Tensor:
+    """Linear, x + depthwise 3x3 of x, GELU, linear (DAT++, sec. 4.2).
+
+    Args:
+        x: Map (B, H, W, C).
+        weight1: (hidden, C).
+        bias1: (hidden,).
+        weight2: (C', hidden).
+        bias2: (C',).
+        conv_weight: (hidden, 1, 3, 3).
+        conv_bias: (hidden,).
+
+    Returns:
+        Map (B, H, W, C').
+    """
+    weights = weight1, bias1, weight2, bias2, conv_weight, conv_bias
+    if mlp_pieces.conv_declines(x, weight1) is None:
+        return mlp_pieces.conv_mlp(x, *weights)
+    x = F.linear(x, weight1, bias1)
+    conv = F.conv2d(
+        x.permute(0, 3, 1, 2),
+        conv_weight,
+        conv_bias,
+        padding=1,
+        groups=conv_weight.shape[0],
+    )
+    return gelu_linear(x + conv.permute(0, 2, 3, 1), weight2, bias2)
+
+
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The second half of :func:`mlp`.
 

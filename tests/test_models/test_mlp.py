@@ -78,7 +78,7 @@ def test_memory_of_the_hidden_map(conv, autocast, hidden_maps):
 def called(monkeypatch):
     """The functions that run several layers as one, when they are called."""
     found = []
-    for name in ('mlp', 'gelu_linear'):
+    for name in ('mlp', 'conv_mlp', 'gelu_linear'):
 
         def run(*args, name=name):
             found.append(name)
@@ -88,7 +88,7 @@ def called(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize('layer', ['fc1', 'act', 'fc2'])
+@pytest.mark.parametrize('layer', ['fc1', 'dwconv', 'act', 'fc2'])
 @pytest.mark.parametrize(
     'hook',
     [
@@ -99,11 +99,12 @@ def called(monkeypatch):
     ],
 )
 def test_hooks_are_called(layer, hook, called):
-    mlp, calls = MLP(4, 8, conv=False), []
+    mlp, calls = MLP(4, 8, conv=layer == 'dwconv'), []
     getattr(getattr(mlp, layer), hook)(lambda *_: calls.append(1))
     mlp(torch.randn(1, 2, 2, 4, requires_grad=True)).sum().backward()
     assert calls == [1]
-    assert called == (['gelu_linear'] if layer == 'fc1' else [])
+    first_half = layer in ('fc1', 'dwconv')
+    assert called == (['gelu_linear'] if first_half else [])
 
 
 def test_other_layers_are_called(called):

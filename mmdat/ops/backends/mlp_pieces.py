@@ -17,6 +17,7 @@ from .operators import (
     HAS_OPERATORS,
     connect,
     count,
+    is_watched,
     leaves_the_house,
     operator,
 )
@@ -24,6 +25,8 @@ from .products import linear
 
 # Pixels of a piece, few enough for the cache and enough for fast products.
 PIECE_ROWS = 2048
+# With a convolution inside the rows above and below are made once more.
+CONV_PIECE_ROWS = 4096
 
 
 def declines(x: Tensor, weight: Tensor) -> str | None:
@@ -68,6 +71,53 @@ def mlp(
         hidden = linear(rows[piece], weight1, bias1, gelu=True)
         out[piece] = linear(hidden, weight2, bias2)
     return out.view(*x.shape[:-1], -1)
+
+
+def conv_declines(x: Tensor, weight: Tensor) -> str | None:
+    """Why an MLP with a convolution inside does not run in pieces, or None."""
+    if torch.is_grad_enabled() or is_watched():
+        return 'it has no backward pass, and a compiler does the same.'
+    return declines(x, weight)
+
+
+def conv_mlp(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+) -> Tensor:
+    """See :func:`mmdat.ops.mlp.conv_mlp`; without gradients."""
+    batch, height, width, _ = x.shape
+    rows = min(max(CONV_PIECE_ROWS // width, 1), height)
+    images = max(CONV_PIECE_ROWS // (rows * width), 1)
+    out = x.new_empty(batch, height, width, len(weight2))
+    for image in range(0, batch, images):
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            above = min(top, 1)
+            piece = x[image : image + images, top - above : bottom + 1]
+            hidden = _on_pixels(piece, weight1, bias1)
+            conv = F.conv2d(
+                hidden.permute(0, 3, 1, 2),
+                conv_weight,
+                conv_bias,
+                padding=1,
+                groups=len(conv_weight),
+            ).permute(0, 2, 3, 1)
+            inner = slice(above, above + bottom - top)
+            hidden = conv[:, inner].add_(hidden[:, inner])
+            out[image : image + images, top:bottom] = _on_pixels(
+                torch.ops.aten.gelu_(hidden), weight2, bias2
+            )
+    return out
+
+
+def _on_pixels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rows = linear(x.reshape(-1, x.shape[-1]), weight, bias)
+    return rows.view(*x.shape[:-1], -1)
 
 
 @operator('mlp_backward')

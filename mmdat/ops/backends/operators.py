@@ -27,7 +27,7 @@ def leaves_the_house() -> bool:
     return torch.jit.is_tracing() or exporting()
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether someone records or replaces what operators do."""
     return (
         torch.compiler.is_compiling()
@@ -56,7 +56,7 @@ class Operator:
 
     def __call__(self, *args: Any) -> Any:
         """Calls the function in the way that suits."""
-        if self.registered is not None and _is_watched():
+        if self.registered is not None and is_watched():
             return self.registered(*args)
         if self.differentiable is not None and torch.is_grad_enabled():
             return self.differentiable.apply(*args)

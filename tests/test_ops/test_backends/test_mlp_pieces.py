@@ -149,3 +149,35 @@ def test_no_second_derivatives():
     )
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize('piece', [1, 10, 30, 4096])
+@pytest.mark.parametrize('size', UGLY_SIZES)
+def test_with_a_convolution(size, piece, monkeypatch):
+    monkeypatch.setattr(mlp_pieces, 'CONV_PIECE_ROWS', piece)
+    torch.manual_seed(0)
+    module, x = (
+        MLP(5, 12, conv=True).double(),
+        torch.randn(3, *size, 5).double(),
+    )
+    expected = module.fc1(x)
+    expected = expected + module.dwconv(expected)
+    expected = module.fc2(F.gelu(expected))
+    calls = []
+    run = mlp_pieces.conv_mlp
+    monkeypatch.setattr(
+        mlp_pieces, 'conv_mlp', lambda *args: calls.append(1) or run(*args)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), expected, atol=1e-12, rtol=0)
+    assert calls
+    torch.testing.assert_close(module(x), expected, atol=1e-12, rtol=0)
+    assert len(calls) == 1  # there is no backward pass
+
+
+def test_with_a_convolution_in_a_graph():
+    module, x = MLP(4, 8, conv=True).eval(), torch.randn(1, 3, 2, 4)
+    with torch.no_grad():
+        traced = torch.jit.trace(module, x)
+        assert str(traced.inlined_graph).count('convolution') == 1
+        torch.testing.assert_close(traced(x[:, :2]), module(x[:, :2]))
