@@ -22,7 +22,7 @@ from torch import Tensor
 from ..position_bias import PositionBias, TableBias
 from ..precision import must_repeat_exactly
 from . import threads
-from .operators import HAS_OPERATORS, connect, operator
+from .operators import HAS_OPERATORS, connect, leaves_the_house, operator
 from .separable_blocks import LOG_2, Problem, Tile, cut, put, working_dtype
 from .table_blocks import join_slices
 
@@ -310,6 +310,8 @@ def yields(
         return None
     if q.device.type != 'cpu':
         return f'its blocks are made for caches of CPUs; got {q.device}.'
+    if leaves_the_house():
+        return 'a graph for others should show plain operations.'
     pairs = q.shape[2] * k.shape[2]
     least = LEAST_PAIRS[torch.is_grad_enabled()]
     if pairs < least:

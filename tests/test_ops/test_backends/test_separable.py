@@ -186,6 +186,32 @@ def test_reasons():
     assert 'got dropout=0.5' in why_not(bias, dropout=0.5)
 
 
+@pytest.mark.parametrize('how', ['trace', 'export'])
+def test_graphs_for_others_show_plain_operations(how, monkeypatch):
+    monkeypatch.setattr(separable, 'LEAST_PAIRS', {True: 1, False: 1})
+    q, k, v, bias = problem('square', dtype=torch.float32)
+
+    class Attention(torch.nn.Module):
+        def forward(self, *tensors):
+            maps = (t.transpose(1, 2).unflatten(1, (6, 6)) for t in tensors)
+            return deformable_attention(*maps, bias)
+
+    attention, x = Attention(), (q, k, v)
+    with torch.no_grad():
+        if how == 'trace':
+            run = torch.jit.trace(attention, x)
+            graph = str(run.inlined_graph)
+        else:
+            program = torch.export.export(attention, x)
+            run = program.module()
+            parts = program.graph_module.modules()
+            graph = ' '.join(str(part.graph) for part in parts)
+        assert 'mmdat::' not in graph
+        assert 'ops.mmdat' not in graph
+        assert 'grid_sampler' in graph
+        torch.testing.assert_close(run(*x), attention(*x))
+
+
 def _attend_in_child(queue):
     args = problem('few cells')
     queue.put(separable.deformable_attention(*args, 0.7).sum().item())
