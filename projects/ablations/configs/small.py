@@ -7,7 +7,7 @@ _base_ = [
     'small_schedule.py',
 ]
 dims = dict(embed_dims=[16, 32, 64, 128], num_heads=[1, 2, 4, 8])
-arch = dict(dims, family='dat', depths=[2] * 4)
+arch = dict(dims, family='dat', depths=[1, 1, 2, 2])
 backbone = dict(arch=arch, img_size=96, window_size=3)
 model = dict(backbone=backbone, head=dict(in_channels=128))
 default_hooks = dict(logger=dict(interval=50))

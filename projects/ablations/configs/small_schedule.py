@@ -1,5 +1,5 @@
 _base_ = '../../../configs/_base_/schedules/digits.py'
-train_cfg = dict(max_epochs=3, val_interval=3)
+train_cfg = dict(max_epochs=2, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
@@ -7,8 +7,8 @@ param_scheduler = [
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        end=3,
-        T_max=3,
+        end=2,
+        T_max=2,
         convert_to_iter_based=True,
     ),
 ]
