@@ -1,6 +1,6 @@
 # Swin with the sizes of small.py, from mmpretrain.
 _base_ = 'small.py'
-swin = dict(type='SwinTransformer', window_size=3, pad_small_map=True)
-swin.update(arch=dict({{_base_.dims}}, depths=[1, 1, 2, 2]))
-swin.update(img_size=96, drop_path_rate=0.0)
+sizes = dict(embed_dims=16, depths=[1, 1, 2, 2], num_heads=[1, 2, 4, 8])
+swin = dict(type='SwinTransformer', arch=sizes, img_size=96, window_size=3)
+swin.update(pad_small_map=True, drop_path_rate=0.0)
 model = dict(backbone=dict(_delete_=True, **swin))
