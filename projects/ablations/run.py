@@ -6,6 +6,7 @@ that was interrupted goes on from its last checkpoint.
 """
 
 import argparse
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -55,6 +56,11 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         metavar='NAME',
         help='only these models of the studies, by their folder names',
+    )
+    parser.add_argument(
+        '--report',
+        action='store_true',
+        help='train nothing, show what is finished of all this',
     )
     args = parser.parse_args()
     args.scale = 'in1k' if args.scale == 'paper' else args.scale
@@ -120,6 +126,26 @@ def train_all(
     return results
 
 
+def finished(
+    args: argparse.Namespace, models: dict[str, Variant], root: Path
+) -> dict[str, dict[int, Any]]:
+    """What has come of each model so far."""
+    results = {}
+    for name in models:
+        files = {s: root / name / f'seed_{s}/result.json' for s in args.seeds}
+        results[name] = {
+            seed: json.loads(file.read_text())
+            for seed, file in files.items()
+            if file.exists()
+        }
+    if not any(results.values()):
+        raise UserError(
+            f'--report shows finished runs; {root} has none of these models '
+            f'and seeds; train them first, without --report.'
+        )
+    return results
+
+
 def main() -> None:
     """Trains what is not trained yet, then writes tables and plots."""
     args = parse_args()
@@ -127,8 +153,12 @@ def main() -> None:
     with one_sentence_errors('ablations'):
         studies = chosen(args)
         models = {v.name: v for vs in studies.values() for v in vs}
-        results = train_all(args, models, root)
+        collect = finished if args.report else train_all
+        results = collect(args, models, root)
         for study, members in studies.items():
+            members = [v for v in members if results[v.name]]
+            if not members:
+                continue
             rows = [summarise(v.label, results[v.name]) for v in members]
             paths = write(study, rows, root)
             print(f'\n{study}\n\n{markdown(rows)}')

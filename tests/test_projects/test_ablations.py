@@ -170,6 +170,28 @@ def test_a_failing_run_ends_the_others(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.rglob('result.json'))
 
 
+def test_a_report_has_what_is_finished_and_trains_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    command = ['run.py', '--report', '--work-dir', str(tmp_path)]
+    command += ['--study', 'range', 'stages', '--seeds', '0', '1']
+    monkeypatch.setattr(sys, 'argv', command)
+    monkeypatch.setattr(ablation_command, 'train', None)
+    with pytest.raises(SystemExit):
+        ablation_command.main()
+    assert 'train them first' in capsys.readouterr().err
+    for seed, name in ((0, 'range_4'), (1, 'range_4'), (1, 'range_0')):
+        folder = tmp_path / 'small' / name / f'seed_{seed}'
+        folder.mkdir(parents=True)
+        content = json.dumps(result(50.0 + seed))
+        (folder / 'result.json').write_text(content)
+    ablation_command.main()
+    output = capsys.readouterr().out
+    assert '| s = 0 | 1 | 51.0 |' in output
+    assert '| s = 4 | 0 1 | 50.5 ± 0.7 (50.0 to 51.0) |' in output
+    assert 's = 2' not in output and '\nstages\n' not in output
+
+
 def test_metrics_of_detection_are_shares():
     logged = dict(metrics={'coco/bbox_mAP': 0.25})
     assert running.main_metric(logged) == ('coco/bbox_mAP', 25.0)
