@@ -20,11 +20,29 @@ def parse_args() -> argparse.Namespace:
         ('val', 'validation pictures'),
         ('size', 'side of a picture in pixels'),
         ('crops', 'single-digit pictures per class'),
+        ('crop_size', 'side of these in pixels'),
         ('seed', 'seed of all chance'),
     ):
         parser.add_argument(
-            f'--{name}', type=int, default=getattr(defaults, name), help=text
+            f'--{name.replace("_", "-")}',
+            type=int,
+            default=getattr(defaults, name),
+            help=text,
         )
+    parser.add_argument(
+        '--crop-share',
+        type=float,
+        nargs=2,
+        default=defaults.crop_share,
+        metavar=('LOW', 'HIGH'),
+        help='height of the digit of these over their side',
+    )
+    parser.add_argument(
+        '--crop-brightness',
+        type=float,
+        default=defaults.crop_brightness,
+        help='of the photograph behind it, 1 as it is, 0 black',
+    )
     return parser.parse_args()
 
 
@@ -32,6 +50,7 @@ def main() -> None:
     """Makes the data set and says where it is."""
     options = vars(parse_args())
     out = options.pop('out')
+    options['crop_share'] = tuple(options['crop_share'])
     try:
         root = make_digits(out, DigitsOptions(**options))
     except (ValueError, OSError) as error:

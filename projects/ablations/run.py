@@ -6,11 +6,16 @@ that was interrupted goes on from its last checkpoint.
 """
 
 import argparse
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
+from ablations.children import Children
 from ablations.report import markdown, summarise, write
 from ablations.running import train
-from ablations.studies import SCALES, STUDIES, variants
+from ablations.studies import SCALES, STUDIES, Variant, variants
 from tqdm import tqdm
 
 from mmdat.utils.errors import UserError, one_sentence_errors
@@ -41,10 +46,21 @@ def parse_args() -> argparse.Namespace:
         '--gpus', type=int, default=1, help='processes of a run, one per GPU'
     )
     parser.add_argument(
+        '--jobs',
+        type=int,
+        default=1,
+        help='runs at a time, each with its share of the cores as threads',
+    )
+    parser.add_argument(
         '--only',
         nargs='+',
         metavar='NAME',
         help='only these models of the studies, by their folder names',
+    )
+    parser.add_argument(
+        '--report',
+        action='store_true',
+        help='train nothing, show what is finished of all this',
     )
     args = parser.parse_args()
     args.scale = 'in1k' if args.scale == 'paper' else args.scale
@@ -70,28 +86,79 @@ def chosen(args: argparse.Namespace) -> dict[str, list]:
     return {study: models for study, models in kept.items() if models}
 
 
+def train_all(
+    args: argparse.Namespace, models: dict[str, Variant], root: Path
+) -> dict[str, dict[int, Any]]:
+    """What came of each model and seed, first seeds first."""
+    if args.jobs < 1:
+        raise UserError(f'--jobs must be at least 1; got {args.jobs}.')
+    threads = max((os.cpu_count() or 1) // args.jobs, 1)
+    if args.scale == 'small':
+        os.environ.setdefault('OMP_NUM_THREADS', str(threads))
+    data_root = args.data_root and f'{Path(args.data_root).resolve()}/'
+    children = Children()
+    results = {name: dict.fromkeys(args.seeds) for name in models}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        runs = {
+            pool.submit(
+                train,
+                model,
+                seed,
+                args.scale,
+                root / name / f'seed_{seed}',
+                children,
+                args.epochs,
+                data_root,
+                args.gpus,
+            ): (name, seed)
+            for seed in args.seeds
+            for name, model in models.items()
+        }
+        try:
+            for run in tqdm(as_completed(runs), total=len(runs), unit='run'):
+                name, seed = runs[run]
+                results[name][seed] = run.result()
+                tqdm.write(f'{name}, seed {seed}: done')
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.end()
+            raise
+    return results
+
+
+def finished(
+    args: argparse.Namespace, models: dict[str, Variant], root: Path
+) -> dict[str, dict[int, Any]]:
+    """What has come of each model so far."""
+    results = {}
+    for name in models:
+        files = {s: root / name / f'seed_{s}/result.json' for s in args.seeds}
+        results[name] = {
+            seed: json.loads(file.read_text())
+            for seed, file in files.items()
+            if file.exists()
+        }
+    if not any(results.values()):
+        raise UserError(
+            f'--report shows finished runs; {root} has none of these models '
+            f'and seeds; train them first, without --report.'
+        )
+    return results
+
+
 def main() -> None:
     """Trains what is not trained yet, then writes tables and plots."""
     args = parse_args()
     root = Path(args.work_dir).resolve() / args.scale
-    data_root = args.data_root and f'{Path(args.data_root).resolve()}/'
     with one_sentence_errors('ablations'):
         studies = chosen(args)
         models = {v.name: v for vs in studies.values() for v in vs}
-        runs = [(seed, name) for seed in args.seeds for name in models]
-        results = {name: {} for name in models}
-        for seed, name in (bar := tqdm(runs, unit='run')):
-            bar.set_description(f'{name}, seed {seed}')
-            results[name][seed] = train(
-                models[name],
-                seed,
-                args.scale,
-                root / name / f'seed_{seed}',
-                args.epochs,
-                data_root,
-                args.gpus,
-            )
+        collect = finished if args.report else train_all
+        results = collect(args, models, root)
         for study, members in studies.items():
+            members = [v for v in members if results[v.name]]
+            if not members:
+                continue
             rows = [summarise(v.label, results[v.name]) for v in members]
             paths = write(study, rows, root)
             print(f'\n{study}\n\n{markdown(rows)}')

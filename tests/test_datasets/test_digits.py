@@ -113,10 +113,46 @@ def test_folders_of_classes(root):
             assert cv2.imread(str(pictures[0])).shape == (48, 48, 3)
 
 
+def test_single_digits_may_be_larger_and_their_photographs_darker(
+    root, tmp_path
+):
+    options = replace(
+        OPTIONS, train=1, val=1, crop_share=(0.8, 0.9), crop_brightness=0.2
+    )
+    easy = make_digits(tmp_path / 'easy', options)
+    corners, spans = {}, {}
+    for place in (root, easy):
+        images = [
+            cv2.imread(str(p)) for p in sorted(place.glob('imagenet/*/*/*'))
+        ]
+        corners[place] = np.median([i[:3, :3].mean() for i in images])
+        bright = [i.max(2) > 200 for i in images]
+        spans[place] = np.median(
+            [np.ptp(np.nonzero(b)[0]) for b in bright if b.any()]
+        )
+    assert corners[easy] < 0.5 * corners[root]
+    assert 0.6 * 48 < spans[easy] <= 48
+    with pytest.raises(ValueError, match='two rising shares'):
+        replace(OPTIONS, crop_share=(0.8, 0.5))
+    with pytest.raises(ValueError, match='crop_brightness'):
+        replace(OPTIONS, crop_brightness=2)
+
+
 def test_is_made_once(root):
     before = {p: p.stat().st_mtime_ns for p in root.rglob('*')}
     assert make_digits(root, OPTIONS) == root
     assert {p: p.stat().st_mtime_ns for p in root.rglob('*')} == before
+
+
+def test_a_set_from_before_an_option_is_still_good(tmp_path):
+    root = make_digits(tmp_path / 'old', OPTIONS)
+    path = root / maker.MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest['options']['crop_brightness']
+    path.write_text(json.dumps(manifest))
+    assert make_digits(root, OPTIONS) == root
+    with pytest.raises(FileExistsError, match='made with'):
+        make_digits(root, replace(OPTIONS, crop_brightness=0.5))
 
 
 def test_other_content_is_never_touched(root, tmp_path):

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ pytest.importorskip('mmdet')
 PROJECT = Path(__file__).parents[2] / 'projects' / 'ablations'
 sys.path.insert(0, str(PROJECT))
 
+import run as ablation_command  # noqa: E402
 from ablations import report, running, studies  # noqa: E402
+from ablations.children import Children  # noqa: E402
 from test_tools.conftest import digits, run  # noqa: E402, F401
 
 from mmdat.analysis.forward import build_model  # noqa: E402
@@ -99,6 +102,7 @@ def result(accuracy):
         parameters=2_000_000,
         multiply_adds=50_000_000,
         seconds=10.0,
+        cpu_seconds=7.0,
         memory_mib=1000.0,
         memory_of='process',
     )
@@ -108,6 +112,7 @@ def test_a_row_is_mean_and_spread_over_seeds():
     row = report.summarise('DAT', {0: result(50.0), 1: result(54.0)})
     text = report.markdown([row])
     assert '| DAT | 0 1 | 52.0 ± 2.8 (50.0 to 54.0) | 2.000 | 50.0 |' in text
+    assert text.endswith('| 10 | 7 | 1000 |\n')
     one = report.summarise('DAT', {0: result(50.0)})
     assert '| 0 | 50.0 |' in report.markdown([one])
 
@@ -125,6 +130,68 @@ def test_some_ranges_are_drawn_at_their_own_places(tmp_path, monkeypatch):
     assert [4, 16] in drawn and (tmp_path / 'range.png').is_file()
 
 
+def test_attention_has_a_grid_of_keys_to_move():
+    """As in the paper: two by two windows in stage 3 and one in stage 4."""
+    stages = backbone('dat').arch.stages
+    sides = [stage.map_size[0] // stage.window_size for stage in stages]
+    assert sides == [8, 4, 2, 1]
+    assert min(stage.map_size[0] for stage in stages) > 2
+
+
+def test_processor_time_is_counted_and_waiting_is_not(tmp_path):
+    code = 'import time; time.sleep(1)\nwhile time.process_time() < 0.5: pass'
+    parts, log = [sys.executable, '-c', code], tmp_path / 'log'
+    outcome = Children().run(parts, log, tmp_path, os.environ)
+    assert outcome.code == 0 and outcome.cpu_seconds >= 0.5
+    assert 1 < outcome.resident_mib < 1000
+    parts[-1] = 'import time; time.sleep(2)'
+    assert Children().run(parts, log, tmp_path, os.environ).cpu_seconds < 1
+
+
+def test_a_failing_run_ends_the_others(tmp_path, monkeypatch, capsys):
+    """Soon, and with nothing of theirs left running."""
+    commands = {
+        'dat': [sys.executable, '-c', 'import time; time.sleep(3600)'],
+        'range_1': [sys.executable, '-c', 'raise SystemExit(3)'],
+    }
+    monkeypatch.setattr(
+        running, 'command', lambda _, folder, *__: commands[folder.parent.name]
+    )
+    monkeypatch.setattr(running, 'complexity', lambda *_: {})
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        ['run.py', '--study', 'range', '--jobs', '2']
+        + ['--only', 'dat', 'range_1', '--work-dir', str(tmp_path)],
+    )
+    with pytest.raises(SystemExit):
+        ablation_command.main()
+    assert 'ended with code 3' in capsys.readouterr().err
+    assert not list(tmp_path.rglob('result.json'))
+
+
+def test_a_report_has_what_is_finished_and_trains_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    command = ['run.py', '--report', '--work-dir', str(tmp_path)]
+    command += ['--study', 'range', 'stages', '--seeds', '0', '1']
+    monkeypatch.setattr(sys, 'argv', command)
+    monkeypatch.setattr(ablation_command, 'train', None)
+    with pytest.raises(SystemExit):
+        ablation_command.main()
+    assert 'train them first' in capsys.readouterr().err
+    for seed, name in ((0, 'range_4'), (1, 'range_4'), (1, 'range_0')):
+        folder = tmp_path / 'small' / name / f'seed_{seed}'
+        folder.mkdir(parents=True)
+        content = json.dumps(result(50.0 + seed))
+        (folder / 'result.json').write_text(content)
+    ablation_command.main()
+    output = capsys.readouterr().out
+    assert '| s = 0 | 1 | 51.0 |' in output
+    assert '| s = 4 | 0 1 | 50.5 ± 0.7 (50.0 to 51.0) |' in output
+    assert 's = 2' not in output and '\nstages\n' not in output
+
+
 def test_metrics_of_detection_are_shares():
     logged = dict(metrics={'coco/bbox_mAP': 0.25})
     assert running.main_metric(logged) == ('coco/bbox_mAP', 25.0)
@@ -135,6 +202,7 @@ def test_trains_draws_and_keeps_what_is_finished(digits, tmp_path):  # noqa: F81
     def ablate():
         run(
             *(sys.executable, PROJECT / 'run.py', '--epochs', 1),
+            *('--jobs', 2),
             *('--study', 'geometry', 'baselines'),
             *('--only', 'offsets_off-bias_none', 'pvt'),
             *('--work-dir', tmp_path, '--data-root', digits / 'imagenet'),
@@ -148,7 +216,8 @@ def test_trains_draws_and_keeps_what_is_finished(digits, tmp_path):  # noqa: F81
         with open(root / f'{study}.csv', newline='') as file:
             (row,) = csv.DictReader(file)
         assert 0 <= float(row['mean']) <= 100
-        assert float(row['seconds']) > 0 and float(row['memory_mib']) > 100
+        assert float(row['seconds']) > 0 and float(row['cpu_seconds']) > 1
+        assert float(row['memory_mib']) > 100
         assert (root / f'{study}.png').stat().st_size > 5000
     for file in files:  # shows that the second time nothing is trained
         content = json.loads(file.read_text())

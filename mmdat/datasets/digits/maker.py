@@ -34,6 +34,10 @@ class DigitsOptions:
         crops: Single-digit pictures per class and split for classification;
             validation gets a quarter.
         crop_size: Side of these, in pixels.
+        crop_share: Smallest and largest height of their digit over
+            `crop_size`.
+        crop_brightness: Of the photograph behind their digit, 1 as it is, 0
+            black.
         seed: Source of all chance.
     """
 
@@ -44,6 +48,8 @@ class DigitsOptions:
     share: tuple[float, float] = (0.2, 0.4)
     crops: int = 40
     crop_size: int = 64
+    crop_share: tuple[float, float] = (0.5, 0.75)
+    crop_brightness: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +65,17 @@ class DigitsOptions:
                     f'{name} must be at least 32 pixels; got '
                     f'{getattr(self, name)}.'
                 )
+        low, high = self.crop_share
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f'crop_share must be two rising shares above 0 and at most '
+                f'1; got {low} and {high}.'
+            )
+        if not 0 <= self.crop_brightness <= 1:
+            raise ValueError(
+                f'crop_brightness must be from 0 to 1; got '
+                f'{self.crop_brightness}.'
+            )
 
 
 def make_digits(root: str | Path, options: DigitsOptions) -> Path:
@@ -80,11 +97,14 @@ def make_digits(root: str | Path, options: DigitsOptions) -> Path:
         FileExistsError: `root` holds something else than this data set.
     """
     root = Path(root)
-    wanted = json.loads(json.dumps(asdict(options)))
+    wanted = _plain(options)
     if root.exists():
         manifest = root / MANIFEST
         if manifest.is_file():
             found = json.loads(manifest.read_text()).get('options')
+            # Sets made before an option was there are of its default.
+            if isinstance(found, dict):
+                found = {**_plain(DigitsOptions()), **found}
             if found == wanted:
                 return root
             raise FileExistsError(
@@ -112,6 +132,11 @@ def make_digits(root: str | Path, options: DigitsOptions) -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return root
+
+
+def _plain(options: DigitsOptions) -> dict[str, object]:
+    """Options as JSON has them, tuples as lists."""
+    return json.loads(json.dumps(asdict(options)))
 
 
 def _rng(options: DigitsOptions, *what: object) -> np.random.Generator:
@@ -169,6 +194,7 @@ def _make_crops(root: Path, split: str, options: DigitsOptions) -> None:
     """Pictures of one digit, in a folder per class."""
     photographs, glyphs = load_photographs(split), load_glyphs(split)
     names = sorted(photographs)
+    sizes = tuple(share * options.crop_size for share in options.crop_share)
     each = options.crops if split == 'train' else max(options.crops // 4, 1)
     for label in tqdm(
         range(len(CLASSES)), desc=f'{split} classes', unit='class'
@@ -177,11 +203,11 @@ def _make_crops(root: Path, split: str, options: DigitsOptions) -> None:
         for index in range(each):
             rng = _rng(options, 'crop', split, label, index)
             name = names[int(rng.integers(len(names)))]
+            behind = background(photographs[name], options.crop_size, rng)
+            if options.crop_brightness < 1:
+                behind = (behind * options.crop_brightness).astype(np.uint8)
             scene = make_scene(
-                background(photographs[name], options.crop_size, rng),
-                [own[int(rng.integers(len(own)))]],
-                (0.5 * options.crop_size, 0.75 * options.crop_size),
-                rng,
+                behind, [own[int(rng.integers(len(own)))]], sizes, rng
             )
             folder = root / 'imagenet' / split / CLASSES[label]
             _write(folder / f'{index:04d}.jpg', scene.image)

@@ -26,6 +26,7 @@ FIELDS = (
     'parameters',
     'multiply_adds',
     'seconds',
+    'cpu_seconds',
     'memory_mib',
     'memory_of',
 )
@@ -56,6 +57,7 @@ def summarise(label: str, results: dict[int, dict[str, Any]]) -> Row:
         parameters=first['parameters'],
         multiply_adds=first['multiply_adds'],
         seconds=mean(r['seconds'] for r in results.values()),
+        cpu_seconds=mean(r['cpu_seconds'] for r in results.values()),
         memory_mib=max(r['memory_mib'] for r in results.values()),
         memory_of=first['memory_of'],
         values=list(values),
@@ -66,9 +68,9 @@ def markdown(rows: list[Row]) -> str:
     """A table for people."""
     lines = [
         f'| model | seeds | {rows[0]["metric"]}, % | parameters, M '
-        f'| multiply-adds, M | seconds a run '
+        f'| multiply-adds, M | seconds a run | of processor time '
         f'| peak memory of the {rows[0]["memory_of"]}, MiB |',
-        '|---|---|---|---|---|---|---|',
+        '|---|---|---|---|---|---|---|---|',
     ]
     for row in rows:
         spread = (
@@ -81,6 +83,7 @@ def markdown(rows: list[Row]) -> str:
             f'| {row["label"]} | {row["seeds"]} | {row["mean"]:.1f}{spread} '
             f'| {row["parameters"] / 1e6:.3f} '
             f'| {row["multiply_adds"] / 1e6:.1f} | {row["seconds"]:.0f} '
+            f'| {row["cpu_seconds"]:.0f} '
             f'| {row["memory_mib"]:.0f} |'
         )
     return '\n'.join(lines) + '\n'

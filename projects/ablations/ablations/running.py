@@ -3,8 +3,8 @@
 
 import json
 import os
-import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from mmdat.analysis.forward import build_model, forward_whole, usual_shape
 from mmdat.engine.configuration import load_config
 from mmdat.utils.errors import UserError
 
+from .children import Children
 from .studies import REPO, SCALES, Variant
 
 #: What a run is judged by: the first of these that its log has.
 METRICS = ('accuracy/top1', 'coco/bbox_mAP')
-_MIB = 2**20
+# Registries and default scopes of mmengine are not made for threads.
+_building = threading.Lock()
 
 
 def train(
@@ -26,6 +28,7 @@ def train(
     seed: int,
     scale: str,
     folder: Path,
+    children: Children,
     epochs: int | None = None,
     data_root: str | None = None,
     processes: int = 1,
@@ -37,15 +40,16 @@ def train(
         seed: Of all chance.
         scale: One of :data:`.studies.SCALES`.
         folder: Work dir of this one run.
+        children: Where the process that trains is kept.
         epochs: Replaces the config's number, schedule included.
         data_root: Replaces the config's folder of data.
         processes: Above 1, that many are started, one for each GPU.
 
     Returns:
-        The metrics, ``seconds`` of wall time over all attempts,
-        ``memory_mib`` the peak (of the GPU if it was logged, else the largest
-        resident size of the process), ``parameters``, ``multiply_adds`` and
-        the settings.
+        The metrics, ``seconds`` of wall time and ``cpu_seconds`` of processor
+        time (user and system) over all attempts, ``memory_mib`` the peak (of
+        the GPU if it was logged, else the largest resident size of the
+        process), ``parameters``, ``multiply_adds`` and the settings.
 
     Raises:
         UserError: Training failed, or the folder holds a different run.
@@ -62,17 +66,22 @@ def train(
     result_file = folder / 'result.json'
     if result_file.exists():
         return json.loads(result_file.read_text())
-    costs = complexity(config, options, SCALES[scale])
+    with _building:
+        costs = complexity(config, options, SCALES[scale])
     start = time.monotonic()
-    code, resident = _spawn(
-        command(config, folder, options, data_root, processes), folder
+    outcome = children.run(
+        command(config, folder, options, data_root, processes),
+        folder / 'output.txt',
+        REPO,
+        _environment(),
     )
     state['seconds'] += time.monotonic() - start
-    state['resident_mib'] = max(state['resident_mib'], resident)
+    state['cpu_seconds'] += outcome.cpu_seconds
+    state['resident_mib'] = max(state['resident_mib'], outcome.resident_mib)
     _write(folder / 'state.json', state)
-    if code:
+    if outcome.code:
         raise UserError(
-            f'Training {variant.label} ended with code {code}; read '
+            f'Training {variant.label} ended with code {outcome.code}; read '
             f'{folder / "output.txt"}, mend the cause and run this again.'
         )
     logged = read_logs(folder)
@@ -80,6 +89,7 @@ def train(
         **costs,
         metrics=logged['metrics'],
         seconds=state['seconds'],
+        cpu_seconds=state['cpu_seconds'],
         memory_mib=logged['gpu_mib'] or state['resident_mib'],
         memory_of='GPU' if logged['gpu_mib'] else 'process',
         **settings,
@@ -186,32 +196,21 @@ def _state(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             )
         return state
     folder.mkdir(parents=True, exist_ok=True)
-    state = dict(settings=settings, seconds=0.0, resident_mib=0.0)
+    state = dict(
+        settings=settings, seconds=0.0, cpu_seconds=0.0, resident_mib=0.0
+    )
     _write(path, state)
     return state
 
 
-def _spawn(parts: list[str], folder: Path) -> tuple[int, float]:
-    """Runs; returns the exit code and the largest resident size in MiB."""
+def _environment() -> dict[str, str]:
+    """That of this process, and in it what trains finds this mmdat."""
     paths = [str(REPO), os.environ.get('PYTHONPATH', '')]
-    environment = {
+    return {
         **os.environ,
         'PYTHON': sys.executable,
         'PYTHONPATH': os.pathsep.join(p for p in paths if p),
     }
-    with open(folder / 'output.txt', 'a') as output:
-        process = subprocess.Popen(
-            parts, stdout=output, stderr=output, env=environment, cwd=REPO
-        )
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return process.returncode, usage.ru_maxrss * unit / _MIB
 
 
 def _text(value: Any) -> str:

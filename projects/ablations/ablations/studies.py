@@ -58,12 +58,22 @@ def _geometry() -> list[Variant]:
     return variants
 
 
+def _blocks(letter: str, depth: int) -> str:
+    """L and `letter` in turn; a single block is D if that is the letter."""
+    if depth == 1:
+        return 'D' if letter == 'D' else 'L'
+    return f'L{letter}' * (depth // 2)
+
+
 def _stages(depths: list[int]) -> list[Variant]:
-    """Deformable attention in the last 0 to 4 stages, windows elsewhere."""
+    """Deformable attention in the last 0 to 4 stages, windows elsewhere.
+
+    A stage of one block gets D or L whole, others alternate as in the paper.
+    """
     variants = []
     for first in range(4, -1, -1):
         attentions = [
-            ('LD' if i >= first else 'LS') * (depth // 2)
+            _blocks('D' if i >= first else 'S', depth)
             for i, depth in enumerate(depths)
         ]
         numbers = ' '.join(str(i + 1) for i in range(first, 4))
@@ -111,7 +121,7 @@ def variants(study: str, scale: str) -> list[Variant]:
     if study == 'geometry':
         return _geometry()
     if study == 'stages':
-        return _stages([2] * 4 if scale == 'small' else [2, 2, 6, 2])
+        return _stages([1, 1, 2, 2] if scale == 'small' else [2, 2, 6, 2])
     if study == 'range':
         return _range()
     return _baselines(scale)
