@@ -75,9 +75,10 @@ def mlp(
 
 def conv_declines(x: Tensor, weight: Tensor) -> str | None:
     """Why an MLP with a convolution inside does not run in pieces, or None."""
-    if torch.is_grad_enabled() or is_watched():
+    reason = declines(x, weight)
+    if reason is None and (torch.is_grad_enabled() or is_watched()):
         return 'it has no backward pass, and a compiler does the same.'
-    return declines(x, weight)
+    return reason
 
 
 def conv_mlp(
