@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backends import mlp_pieces
+from .backends.operators import HAS_OPERATORS
 
 
 def mlp(
@@ -78,7 +79,7 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if (
         torch.is_grad_enabled()
-        and hasattr(torch, 'get_autocast_dtype')  # since PyTorch 2.4
+        and HAS_OPERATORS  # and with them get_autocast_dtype
         # A compiler decides for itself what to keep.
         and not torch.compiler.is_compiling()
     ):

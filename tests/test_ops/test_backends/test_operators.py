@@ -15,7 +15,6 @@ for name in ('custom_op', 'CustomOpDef', 'register_fake'):
     vars(torch.library).pop(name, None)
 for name in ('is_compiling', 'is_exporting'):
     vars(torch.compiler).pop(name, None)
-vars(torch).pop('get_autocast_dtype', None)
 from mmdat import DAT
 from mmdat.ops.backends import separable
 for arch in ('dat_t', 'dat_pp_t'):
