@@ -7,8 +7,6 @@ For the backward pass it is made again, piece by piece, which costs one
 product in six and saves writing and reading it four times.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +14,7 @@ from torch import Tensor
 from .operators import (
     HAS_OPERATORS,
     connect,
-    count,
+    is_recorded,
     is_watched,
     leaves_the_house,
     operator,
@@ -47,6 +45,8 @@ def declines(x: Tensor, weight: Tensor) -> str | None:
         return 'it does not know autocast.'
     if leaves_the_house():
         return 'a graph for others should show the layers.'
+    if is_recorded():
+        return 'who counts operations should see those of the layers.'
     return None
 
 
@@ -165,15 +165,6 @@ def _differentiate(backward, ctx, grad):
     return backward(grad, *ctx.saved_tensors)
 
 
-def _flops(x, weight1, bias1, weight2, *_, **__) -> int:
-    return 2 * math.prod(x[:-1]) * (math.prod(weight1) + math.prod(weight2))
-
-
-def _flops_backward(grad, x, weight1, bias1, weight2, *_, **__) -> int:
-    hidden = 3 * math.prod(weight1) + 2 * math.prod(weight2)
-    return 2 * math.prod(x[:-1]) * hidden
-
-
 connect(
     mlp,
     _mlp_backward,
@@ -182,5 +173,3 @@ connect(
     save=_save,
     differentiate=_differentiate,
 )
-count(mlp, _flops)
-count(_mlp_backward, _flops_backward)

@@ -27,12 +27,20 @@ def leaves_the_house() -> bool:
     return torch.jit.is_tracing() or exporting()
 
 
+def is_recorded() -> bool:
+    """Whether operations are counted, recorded or replaced as they run."""
+    return (
+        not torch.compiler.is_compiling()
+        and _get_current_dispatch_mode() is not None
+    )
+
+
 def is_watched() -> bool:
-    """Whether someone records or replaces what operators do."""
+    """Whether someone wants to see operators instead of what they do."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or _get_current_dispatch_mode() is not None
+        or is_recorded()
     )
 
 
@@ -45,7 +53,6 @@ class Operator:
     """
 
     def __init__(self, name: str, function: Callable) -> None:
-        self.name = name
         self.function = function
         self.registered: Any = None
         self.differentiable: type[torch.autograd.Function] | None = None
@@ -66,21 +73,6 @@ class Operator:
 def operator(name: str) -> Callable[[Callable], Operator]:
     """Decorator that makes a function an :class:`Operator`."""
     return partial(Operator, name)
-
-
-def count(operation: Operator, flops: Callable[..., int]) -> None:
-    """Tells PyTorch's FLOP counter what an operator does.
-
-    Args:
-        operation: The operator.
-        flops: Operations, a multiply-add being two, from the shapes of the
-            tensors and the other arguments.
-    """
-    if HAS_OPERATORS:
-        from torch.utils.flop_counter import register_flop_formula
-
-        packet = getattr(torch.ops.mmdat, operation.name)
-        register_flop_formula(packet)(flops)
 
 
 def connect(

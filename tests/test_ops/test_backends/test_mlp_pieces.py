@@ -118,9 +118,7 @@ def test_operations_are_counted(train):
                 out.sum().backward()
         return counter.get_total_flops()
 
-    # The backward pass makes the hidden map again.
-    again = 2 * (2 * 5 * 3) * 5 * 12 if train else 0
-    assert count(mlp) == count(plain) + again
+    assert count(mlp) == count(plain) > 0
 
 
 def test_registered_as_torch_wants_it():
