@@ -20,7 +20,6 @@ from ..models.attention import (
     WindowAttention,
 )
 from ..models.layers import pad_to_multiple
-from ..ops.backends.operators import HAS_OPERATORS
 
 aten = torch.ops.aten
 
@@ -32,11 +31,6 @@ _SAMPLERS = [
     aten._grid_sampler_2d_cpu_fallback,
     aten.cudnn_grid_sampler,
 ]
-if HAS_OPERATORS:
-    _SAMPLERS += [
-        torch.ops.mmdat.grid_sample,
-        torch.ops.mmdat.grid_sample_between,
-    ]
 # The forms that F.scaled_dot_product_attention takes and torch's counter
 # does not know; the rest of them it knows or sees as matrix products.
 _FUSED_ATTENTION = [

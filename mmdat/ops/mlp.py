@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .backends import mlp_pieces
 from .backends.operators import HAS_OPERATORS
+from .backends.products import depthwise3x3
 
 
 def mlp(
@@ -62,14 +63,8 @@ def conv_mlp(
     if mlp_pieces.conv_declines(x, weight1) is None:
         return mlp_pieces.conv_mlp(x, *weights)
     x = F.linear(x, weight1, bias1)
-    conv = F.conv2d(
-        x.permute(0, 3, 1, 2),
-        conv_weight,
-        conv_bias,
-        padding=1,
-        groups=conv_weight.shape[0],
-    )
-    return gelu_linear(x + conv.permute(0, 2, 3, 1), weight2, bias2)
+    x = x + depthwise3x3(x, conv_weight, conv_bias)
+    return gelu_linear(x, weight2, bias2)
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

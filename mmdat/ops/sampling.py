@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backends import whole_grid_sample
-from .backends.operators import HAS_OPERATORS, leaves_the_house
+from .backends.operators import HAS_OPERATORS, is_recorded, leaves_the_house
 from .precision import (
     at_least_float32,
     autocast_off,
@@ -76,7 +76,10 @@ def grid_sample_between(
 
 def _whole(maps: Tensor) -> bool:
     return (
-        HAS_OPERATORS and maps.device.type == 'cpu' and not leaves_the_house()
+        HAS_OPERATORS
+        and maps.device.type == 'cpu'
+        and not leaves_the_house()
+        and not is_recorded()
     )
 
 

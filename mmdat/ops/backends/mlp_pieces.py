@@ -19,7 +19,7 @@ from .operators import (
     leaves_the_house,
     operator,
 )
-from .products import linear
+from .products import depthwise3x3, linear
 
 # Pixels of a piece, few enough for the cache and enough for fast products.
 PIECE_ROWS = 2048
@@ -101,13 +101,7 @@ def conv_mlp(
             above = min(top, 1)
             piece = x[image : image + images, top - above : bottom + 1]
             hidden = _on_pixels(piece, weight1, bias1)
-            conv = F.conv2d(
-                hidden.permute(0, 3, 1, 2),
-                conv_weight,
-                conv_bias,
-                padding=1,
-                groups=len(conv_weight),
-            ).permute(0, 2, 3, 1)
+            conv = depthwise3x3(hidden, conv_weight, conv_bias)
             inner = slice(above, above + bottom - top)
             hidden = conv[:, inner].add_(hidden[:, inner])
             out[image : image + images, top:bottom] = _on_pixels(

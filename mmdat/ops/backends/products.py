@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Matrix products of linear layers on a CPU."""
+"""Products of the layers of an MLP, channels last."""
 
 import torch
 import torch.nn.functional as F
@@ -33,3 +33,24 @@ def linear(
         return _FUSED(x, weight, bias, *after)
     out = F.linear(x, weight, bias)
     return F.gelu(out) if gelu else out
+
+
+def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 3x3 convolution of each channel by itself, zeros outside the map.
+
+    Args:
+        x: Map (B, H, W, C).
+        weight: (C, 1, 3, 3).
+        bias: (C,).
+
+    Returns:
+        Map (B, H, W, C).
+    """
+    out = F.conv2d(
+        x.permute(0, 3, 1, 2),
+        weight,
+        bias,
+        padding=1,
+        groups=weight.shape[0],
+    )
+    return out.permute(0, 2, 3, 1)
