@@ -4,7 +4,10 @@
 import csv
 import json
 import os
+import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,9 +146,32 @@ def test_processor_time_is_counted_and_waiting_is_not(tmp_path):
     parts, log = [sys.executable, '-c', code], tmp_path / 'log'
     outcome = Children().run(parts, log, tmp_path, os.environ)
     assert outcome.code == 0 and outcome.cpu_seconds >= 0.5
-    assert 1 < outcome.resident_mib < 1000
     parts[-1] = 'import time; time.sleep(2)'
     assert Children().run(parts, log, tmp_path, os.environ).cpu_seconds < 1
+
+
+def test_memory_is_that_of_the_process_not_of_the_one_that_started_it(
+    tmp_path,
+):
+    held = b'x' * 2**29
+    parts = [sys.executable, '-c', "b'x' * 2**27; print('seen')"]
+    outcome = Children().run(parts, tmp_path / 'log', tmp_path, os.environ)
+    assert len(held) == 2**29 and (tmp_path / 'log').read_text() == 'seen\n'
+    assert 128 < outcome.resident_mib < 256
+
+
+def test_a_process_that_is_told_to_end_says_so(tmp_path):
+    children, log = Children(), tmp_path / 'log'
+    code = "import time; print('up', flush=True); time.sleep(3600)"
+    parts = [sys.executable, '-c', code]
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(children.run, parts, log, tmp_path, os.environ)
+        while not run.done() and not (log.exists() and log.read_text()):
+            time.sleep(0.1)
+        children.end()
+        assert run.result().code == -signal.SIGTERM
+    with pytest.raises(InterruptedError):
+        children.run(parts, log, tmp_path, os.environ)
 
 
 def test_a_failing_run_ends_the_others(tmp_path, monkeypatch, capsys):

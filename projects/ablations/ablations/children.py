@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Processes that run at the same time and can be ended together."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-_MIB = 2**20
+from . import measured
 
 
 class Outcome(NamedTuple):
@@ -55,26 +56,24 @@ class Children:
         Raises:
             InterruptedError: :meth:`end` was called before.
         """
-        with open(output, 'a') as file:
+        with self._lock:
+            if self._ended:
+                raise InterruptedError('No run starts after end().')
+            process = subprocess.Popen(
+                [sys.executable, measured.__file__, str(output), *parts],
+                stdout=subprocess.PIPE,
+                env=environment,
+                cwd=cwd,
+            )
+            self._alive.add(process.pid)
+        try:
+            report, _ = process.communicate()
+        finally:
             with self._lock:
-                if self._ended:
-                    raise InterruptedError('No run starts after end().')
-                process = subprocess.Popen(
-                    parts, stdout=file, stderr=file, env=environment, cwd=cwd
-                )
-                self._alive.add(process.pid)
-            try:
-                _, status, usage = os.wait4(process.pid, 0)
-            finally:
-                with self._lock:
-                    self._alive.discard(process.pid)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        unit = 1 if sys.platform == 'darwin' else 1024
-        return Outcome(
-            process.returncode,
-            usage.ru_utime + usage.ru_stime,
-            usage.ru_maxrss * unit / _MIB,
-        )
+                self._alive.discard(process.pid)
+        if not report:  # it was killed itself
+            return Outcome(process.returncode, 0.0, 0.0)
+        return Outcome(**json.loads(report))
 
     def end(self) -> None:
         """Asks every running process to end and lets none start."""
