@@ -18,7 +18,14 @@ from .embed import down_projection, patch_embedding
 from .rules import check_flags, check_rates, is_whole, require
 from .stage import Stage
 
-BACKEND_NAMES = ('triton', 'separable', 'chunked', 'tiled', 'reference')
+BACKEND_NAMES = (
+    'triton',
+    'separable',
+    'chunked',
+    'pieces',
+    'tiled',
+    'reference',
+)
 
 
 # Also in mmengine's root registry, so that ``type='DAT'`` resolves from the

@@ -113,3 +113,18 @@ def depthwise(dim: int, kernel_size: int, stride: int = 1) -> Conv2d:
         return PatchConv(dim, dim, stride, groups=dim)
     padding = kernel_size // 2
     return Conv2d(dim, dim, kernel_size, stride, padding, groups=dim)
+
+
+def are_plain(*layers: nn.Module) -> bool:
+    """Whether these layers can be run as one.
+
+    Not if some are of another kind now, or have hooks that want to be called.
+    """
+    return all(
+        type(layer) in (nn.Linear, nn.GELU, Conv2d)
+        and not layer._forward_pre_hooks
+        and not layer._forward_hooks
+        and not layer._backward_pre_hooks
+        and not layer._backward_hooks
+        for layer in layers
+    )

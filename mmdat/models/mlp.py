@@ -4,7 +4,7 @@
 from torch import Tensor, nn
 
 from ..ops.mlp import conv_mlp, gelu_linear, mlp
-from .layers import Conv2d, depthwise
+from .layers import are_plain, depthwise
 
 
 class MLP(nn.Module):
@@ -49,16 +49,5 @@ class MLP(nn.Module):
         return self.drop(fc2(x))
 
     def _is_plain(self, *layers: nn.Module) -> bool:
-        """Whether these layers can be run as one.
-
-        Not if there is dropout between, if some are of another kind now, or
-        have hooks that want to be called.
-        """
-        return not (self.training and self.drop.p) and all(
-            type(layer) in (nn.Linear, nn.GELU, Conv2d)
-            and not layer._forward_pre_hooks
-            and not layer._forward_hooks
-            and not layer._backward_pre_hooks
-            and not layer._backward_hooks
-            for layer in layers
-        )
+        """Whether these run as one, without dropout between."""
+        return not (self.training and self.drop.p) and are_plain(*layers)

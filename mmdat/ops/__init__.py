@@ -8,10 +8,12 @@ from .deformable_attention import deformable_attention
 from .neighborhood_attention import neighborhood_attention
 from .sampling import sample_at_points
 from .window_attention import window_attention
+from .window_self_attention import window_self_attention
 
 __all__ = [
     'deformable_attention',
     'neighborhood_attention',
     'sample_at_points',
     'window_attention',
+    'window_self_attention',
 ]

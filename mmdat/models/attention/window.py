@@ -4,8 +4,10 @@
 import torch
 from torch import Tensor, nn
 
-from ...ops import window_attention
-from ...ops.windows import WindowLayout, join_windows, split_windows
+from ...ops import window_self_attention
+from ...ops.window_self_attention import between_layers
+from ...ops.windows import WindowLayout
+from ..layers import are_plain
 
 
 class WindowAttention(nn.Module):
@@ -22,7 +24,7 @@ class WindowAttention(nn.Module):
             ``ceil(window_size / 2)`` where Swin takes the floor.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.window_attention`.
+        backend: See :func:`mmdat.ops.window_self_attention`.
     """
 
     def __init__(
@@ -52,14 +54,13 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
         layout = WindowLayout(*x.shape[1:3], self.window_size, self.shift)
-        # Cut before the projections: there are three times as many after.
-        qkv = self.proj_qkv(split_windows(x, layout))
-        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # n, B, w w, ...
-        out = window_attention(
-            *qkv.unbind(3),
-            self.relative_position_bias_table,
-            layout,
-            dropout=self.attn_drop_rate if self.training else 0.0,
-            backend=self.backend,
-        ).flatten(-2)
-        return join_windows(self.proj_drop(self.proj_out(out)), layout)
+        qkv, out = self.proj_qkv, self.proj_out
+        dropout = self.attn_drop_rate if self.training else 0.0
+        args = self.relative_position_bias_table, layout
+        how = dict(dropout=dropout, backend=self.backend)
+        if are_plain(qkv, out):
+            weights = qkv.weight, qkv.bias, out.weight, out.bias
+            x = window_self_attention(x, *weights, *args, **how)
+        else:
+            x = between_layers(x, qkv, out, *args, **how)
+        return self.proj_drop(x)

@@ -11,43 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import (
-    HAS_OPERATORS,
-    connect,
-    is_recorded,
-    is_watched,
-    leaves_the_house,
-    operator,
-)
+from .operators import connect, is_watched, operator
+from .pieces import declines
 from .products import depthwise3x3, linear
 
 # Pixels of a piece, few enough for the cache and enough for fast products.
 PIECE_ROWS = 2048
 # With a convolution inside the rows above and below are made once more.
 CONV_PIECE_ROWS = 4096
-
-
-def declines(x: Tensor, weight: Tensor) -> str | None:
-    """Why an MLP does not run in pieces, or None."""
-    if not HAS_OPERATORS:
-        return f'torch 2.4 or newer is needed; this is {torch.__version__}.'
-    if x.device.type != 'cpu':
-        return f'it runs on a CPU, x is on {x.device.type}.'
-    if (
-        x.dtype not in (torch.float32, torch.float64)
-        or x.dtype != weight.dtype
-    ):
-        return (
-            f'it takes float32 or float64 for all; x is {x.dtype}, the weight '
-            f'{weight.dtype}.'
-        )
-    if torch.is_autocast_enabled('cpu'):
-        return 'it does not know autocast.'
-    if leaves_the_house():
-        return 'a graph for others should show the layers.'
-    if is_recorded():
-        return 'who counts operations should see those of the layers.'
-    return None
 
 
 def _pieces(rows: int) -> list[slice]:

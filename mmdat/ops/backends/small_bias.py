@@ -49,11 +49,9 @@ def gradients(
     for start in range(0, len(q), chunk):
         part = slice(start, start + chunk)
         qs, ks, vs, gs = q[part] * scale, k[part], v[part], grad[part]
-        weights = (qs @ ks.mT).add_(bias).softmax(-1)
-        d = gs @ vs.mT
+        weights = attention_weights(qs, ks, bias)
         v_grads.append(weights.mT @ gs)
-        delta = (weights * d).sum(-1, keepdim=True)
-        d.sub_(delta).mul_(weights)
+        d = score_gradients(gs, vs, weights)
         bias_grad += d.sum(0)
         k_grads.append(d.mT @ qs)
         q_grads.append((d @ ks).mul_(scale))
@@ -61,6 +59,17 @@ def gradients(
         torch.cat(grads) for grads in (q_grads, k_grads, v_grads)
     )
     return q_grad, k_grad, v_grad, bias_grad
+
+
+def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """``softmax(q k^T + bias)``, (n, heads, Q, K)."""
+    return (q @ k.mT).add_(bias).softmax(-1)
+
+
+def score_gradients(grad: Tensor, v: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of what the softmax was taken of, as `weights`."""
+    d = grad @ v.mT
+    return d.sub_((weights * d).sum(-1, keepdim=True)).mul_(weights)
 
 
 @operator('small_bias_attention')

@@ -8,7 +8,7 @@ nothing of the size of the map times the size of a window is ever built.
 import torch
 from torch import Tensor
 
-from ..windows import WindowLayout
+from ..windows import WindowLayout, WindowPart
 from . import small_bias
 
 
@@ -16,6 +16,25 @@ def _sides(layout: WindowLayout, seam: bool, like: Tensor) -> Tensor:
     """Which end of the map each row of a window is from, (w,)."""
     index = torch.arange(layout.size, device=like.device)
     return (index >= layout.size - layout.shift).long() * seam
+
+
+def mask_seam(bias: Tensor, layout: WindowLayout, part: WindowPart) -> Tensor:
+    """Hides from each other what is from different ends of the map.
+
+    Args:
+        bias: (heads, w w, w w).
+        layout: How the map is cut.
+        part: Windows of it.
+
+    Returns:
+        The bias of these windows, as `bias`.
+    """
+    if not (part.seam_y or part.seam_x):
+        return bias
+    side_y = _sides(layout, part.seam_y, bias)
+    side_x = _sides(layout, part.seam_x, bias)
+    side = (side_y[:, None] + 2 * side_x).flatten()
+    return bias.masked_fill(side[:, None] != side, float('-inf'))
 
 
 def window_attention(
@@ -31,12 +50,7 @@ def window_attention(
     bias = bias.to(q.dtype)
     outs = []
     for part in layout.parts():
-        mask = bias
-        if part.seam_y or part.seam_x:
-            side_y = _sides(layout, part.seam_y, q)
-            side_x = _sides(layout, part.seam_x, q)
-            side = (side_y[:, None] + 2 * side_x).flatten()
-            mask = bias.masked_fill(side[:, None] != side, float('-inf'))
+        mask = mask_seam(bias, layout, part)
         sets = (
             x[part.windows].flatten(0, 1).transpose(1, 2) for x in (q, k, v)
         )
