@@ -98,7 +98,7 @@ def test_neighborhood(data):
 def test_windows(data):
     size = data.draw(st.integers(2, 8))
     shift = data.draw(st.sampled_from([0, (size + 1) // 2]))
-    backend = data.draw(st.sampled_from(['tiled', 'reference']))
+    backend = data.draw(st.sampled_from([None, 'tiled', 'reference']))
     oracle = shifted_window_attention if shift else window_attention
     compare(
         data.draw,

@@ -19,7 +19,7 @@ DIM, HEADS = 12, 3
 @pytest.mark.parametrize('size', UGLY_SIZES)
 @pytest.mark.parametrize('window', [2, 5, 7])
 @pytest.mark.parametrize('shifted', [False, True])
-@pytest.mark.parametrize('backend', ['tiled', 'reference'])
+@pytest.mark.parametrize('backend', [None, 'tiled', 'reference'])
 def test_equals_oracle(size, window, shifted, backend):
     shift = (window + 1) // 2 if shifted else 0
     attention = randomise(
@@ -50,3 +50,15 @@ def test_gradients_are_exact(shift):
     assert torch.autograd.gradcheck(
         lambda *_: attention(x), (x, *parameters), fast_mode=True
     )
+
+
+@pytest.mark.parametrize('name', ['proj_qkv', 'proj_out'])
+def test_layers_with_hooks_are_called(name):
+    """So that adapters, pruning and profilers see what passes through."""
+    attention, calls = randomise(WindowAttention(4, 2, 3, 2)), []
+    x = random_map(4, 7, 4)
+    wanted = attention(x)
+    layer = attention.get_submodule(name)
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(attention(x), wanted)
+    assert calls == [1]
