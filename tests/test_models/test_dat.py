@@ -107,7 +107,7 @@ def test_arch_may_be_a_dict_and_overrides_win():
         (dict(out_indices=(3, 1)), r'rising .*got \(3, 1\)'),
         (dict(out_indices=()), r'got \(\)'),
         (dict(frozen_stages=5), '-1 to 4; got 5'),
-        (dict(backend='cuda'), "chunked, tiled, reference.*got 'cuda'"),
+        (dict(backend='cuda'), "chunked, pieces, tiled, reference.*got 'cuda'"),
     ],
 )
 def test_wrong_settings_are_refused(kwargs, message):

@@ -58,7 +58,8 @@ class WindowAttention(nn.Module):
         dropout = self.attn_drop_rate if self.training else 0.0
         args = self.relative_position_bias_table, layout
         how = dict(dropout=dropout, backend=self.backend)
-        if are_plain(qkv, out):
+        # The others are backends of what lies between the layers.
+        if self.backend in (None, 'pieces') and are_plain(qkv, out):
             weights = qkv.weight, qkv.bias, out.weight, out.bias
             x = window_self_attention(x, *weights, *args, **how)
         else:
