@@ -26,6 +26,9 @@ _size = 0
 
 def _start(ready: threading.Barrier) -> None:
     """Makes a new thread compute with one core."""
+    # PyTorch gives a thread the number for all when it first asks for it, so
+    # that has to be over.
+    torch.get_num_threads()
     # Sets the calling thread, and what threads to come begin with; whoever
     # waits at the barrier restores the latter.
     torch.set_num_threads(1)

@@ -1,0 +1,42 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Threads of one core each."""
+
+import pytest
+import torch
+
+from mmdat.ops.backends import threads
+
+
+@pytest.fixture(params=[2, 3])
+def count(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_every_thread_has_one_core_and_the_caller_all(count):
+    def cores(_):
+        torch.randn(64, 4096).softmax(-1)  # what could be split
+        return torch.get_num_threads()
+
+    assert threads.run(cores, range(8)) == [1] * count
+    assert torch.get_num_threads() == count
+
+
+def test_every_item_is_done_once_in_the_order_of_the_parts(count):
+    parts = threads.run(list, range(8))
+    assert parts == [list(range(8))[i::count] for i in range(count)]
+
+
+def test_one_item_stays_with_the_caller(count):
+    (cores,) = threads.run(lambda _: torch.get_num_threads(), [0])
+    assert cores == count
+
+
+def test_errors_reach_the_caller(count):
+    def fail(items):
+        raise ValueError(f'no {items[0]}')
+
+    with pytest.raises(ValueError, match='no 0'):
+        threads.run(fail, range(8))
