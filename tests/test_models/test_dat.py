@@ -107,7 +107,10 @@ def test_arch_may_be_a_dict_and_overrides_win():
         (dict(out_indices=(3, 1)), r'rising .*got \(3, 1\)'),
         (dict(out_indices=()), r'got \(\)'),
         (dict(frozen_stages=5), '-1 to 4; got 5'),
-        (dict(backend='cuda'), "chunked, pieces, tiled, reference.*got 'cuda'"),
+        (
+            dict(backend='cuda'),
+            "chunked, pieces, tiled, reference.*got 'cuda'",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(kwargs, message):
@@ -316,6 +319,19 @@ def test_norm_eval():
 
 
 # ---------------------------------------------------- precision and compile
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_without_gradients_at_a_size_for_fast_backends(family, mode):
+    """They run in threads, which know nothing of the caller's modes."""
+    model = small(family, img_size=512).eval()
+    x = torch.rand(1, 3, 512, 512)
+    with mode():
+        outs = model(x)
+    for out, wanted in zip(outs, model(x), strict=True):
+        assert not out.requires_grad
+        torch.testing.assert_close(out, wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize('family', FAMILIES)

@@ -85,8 +85,12 @@ def run(
     if len(shares) < 2:
         return [work(share) for share in shares]
 
+    # A thread begins with modes of its own, and may not write to a tensor
+    # that was made in inference mode unless it is in that mode as well.
+    inference = torch.is_inference_mode_enabled()
+
     def without_gradients(share: Sequence[Item]) -> Result:
-        with torch.no_grad():
+        with torch.inference_mode(inference), torch.no_grad():
             return work(share)
 
     pool = _threads(torch.get_num_threads())

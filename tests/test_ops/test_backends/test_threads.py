@@ -40,3 +40,16 @@ def test_errors_reach_the_caller(count):
 
     with pytest.raises(ValueError, match='no 0'):
         threads.run(fail, range(8))
+
+
+@pytest.mark.parametrize('inference', [False, True])
+def test_the_modes_of_the_caller_hold(count, inference):
+    with torch.inference_mode(inference):
+        out = torch.zeros(8)
+
+        def write(items):
+            out[list(items)] = 1
+            return torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+        assert threads.run(write, range(8)) == [(inference, False)] * count
+        assert out.all()
