@@ -19,7 +19,7 @@ from ...ops.position_bias import (
     resize_dense_scores,
 )
 from ...ops.precision import at_least_float32, autocast_off
-from ..layers import depthwise, named
+from ..layers import Linear, depthwise, named
 
 POSITION_BIASES = (
     'table',
@@ -87,10 +87,10 @@ class DeformableAttention(nn.Module):
         self.attn_drop_rate = attn_drop_rate
         self.backend = backend
 
-        self.proj_q = nn.Linear(dim, dim)
-        self.proj_k = nn.Linear(dim, dim)
-        self.proj_v = nn.Linear(dim, dim)
-        self.proj_out = nn.Linear(dim, dim)
+        self.proj_q = Linear(dim, dim)
+        self.proj_k = Linear(dim, dim)
+        self.proj_v = Linear(dim, dim)
+        self.proj_out = Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
 
         group_dim = dim // offset_groups

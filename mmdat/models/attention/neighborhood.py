@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops import neighborhood_attention
+from ..layers import Linear
 
 
 class NeighborhoodAttention(nn.Module):
@@ -37,8 +38,8 @@ class NeighborhoodAttention(nn.Module):
         self.kernel_size = kernel_size
         self.attn_drop_rate = attn_drop_rate
         self.backend = backend
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.rpb = nn.Parameter(
             torch.zeros(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
