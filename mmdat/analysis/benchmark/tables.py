@@ -10,10 +10,12 @@ from .rows import Row, memory_column, time_column
 
 NOTE = (
     'Times are medians over the rounds, in which the processes of a table '
-    'take turns. Ratios are medians of the ratios within a round, below 1 is '
-    'faster. Memory is the increase at the peak of the first pass over what '
-    'the process had with weights and input in place, in MB of 10^6 bytes; '
-    'in training it includes the gradients of the weights.'
+    'take turns; in its turn a process whose first pass took less than two '
+    'seconds makes one that is not timed first. Ratios are medians of the '
+    'ratios within a round, below 1 is faster. Memory is the increase at the '
+    'peak of the first pass over what the process had with weights and input '
+    'in place, in MB of 10^6 bytes; in training it includes the gradients of '
+    'the weights.'
 )
 
 

@@ -95,18 +95,17 @@ def _prepare(case: Case) -> tuple[Callable[[], float], dict]:
         step.run()
     start = perf_counter()
     memory, source = peak_memory(step.run, conditions.device)
-    repetitions = 1
     # The first pass is slow. Where it was slow beyond doubt, do with it.
-    if perf_counter() - start < 10 * conditions.min_seconds:
-        repetitions = _repetitions(step.run, conditions)
+    short = perf_counter() - start < 10 * conditions.min_seconds
+    repetitions = _repetitions(step.run, conditions) if short else 1
 
     def run() -> float:
-        if on_cpu:
-            return timed(step.run, conditions.device, repetitions)
-        # Those who wait leave the device's memory to the one that computes.
-        step.run()
+        if short or not on_cpu:
+            step.run()  # what ran before was another process
         seconds = timed(step.run, conditions.device, repetitions)
-        torch.cuda.empty_cache()
+        if not on_cpu:
+            # Those who wait leave the device's memory to who computes.
+            torch.cuda.empty_cache()
         return seconds
 
     first = dict(
