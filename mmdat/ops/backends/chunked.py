@@ -12,8 +12,9 @@ from torch import Tensor
 from ..position_bias import PositionBias, TableBias
 from ..precision import must_repeat_exactly
 
-# Scores of one chunk, all heads together: small enough for a CPU's cache.
-CHUNK_SCORES = 2**21
+# Scores of one chunk, all heads together: few enough for a CPU's cache, and
+# enough for the 192 queries from which fused attention takes larger steps.
+CHUNK_SCORES = 2**22
 
 
 def declines(
