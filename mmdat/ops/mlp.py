@@ -6,9 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from .backends import mlp_pieces
-from .backends.operators import HAS_OPERATORS
+from .backends import mlp_pieces, pieces
+from .backends.operators import HAS_OPERATORS, is_watched
 from .backends.products import depthwise3x3
 
 
@@ -31,7 +32,7 @@ def mlp(
     Returns:
         Tensor (..., C').
     """
-    if mlp_pieces.declines(x, weight1) is None:
+    if pieces.declines(x, weight1) is None:
         return mlp_pieces.mlp(x, weight1, bias1, weight2, bias2)
     return gelu_linear(F.linear(x, weight1, bias1), weight2, bias2)
 
@@ -60,11 +61,64 @@ def conv_mlp(
         Map (B, H, W, C').
     """
     weights = weight1, bias1, weight2, bias2, conv_weight, conv_bias
-    if mlp_pieces.conv_declines(x, weight1) is None:
-        return mlp_pieces.conv_mlp(x, *weights)
+    if pieces.declines(x, weight1) is not None or is_watched():
+        return _conv_mlp(x, *weights)
+    if torch.is_grad_enabled():
+        return _ConvMLP.apply(x, *weights)
+    return mlp_pieces.conv_mlp(x, *weights)
+
+
+def _conv_mlp(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    rows: slice = slice(None),
+) -> Tensor:
+    """:func:`conv_mlp` layer by layer, some rows of the result."""
     x = F.linear(x, weight1, bias1)
     x = x + depthwise3x3(x, conv_weight, conv_bias)
-    return gelu_linear(x, weight2, bias2)
+    return gelu_linear(x[:, rows], weight2, bias2)
+
+
+class _ConvMLP(torch.autograd.Function):
+    """:func:`conv_mlp` that keeps only `x` for the backward pass.
+
+    That makes the hidden maps again, band by band. A band's gradient reaches
+    the rows above and below, which are the edges of other bands.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        """See the class."""
+        ctx.save_for_backward(*tensors)
+        return mlp_pieces.conv_mlp(*tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """See the class."""
+        x, *weights = (t.detach() for t in ctx.saved_tensors)
+        wanted = ctx.needs_input_grad
+        for weight, needs in zip(weights, wanted[1:], strict=True):
+            weight.requires_grad_(needs)
+        grads = [torch.zeros_like(t) for t in (x, *weights)]
+        for band in mlp_pieces.bands(x):
+            seen = x[band.images, band.seen].requires_grad_(wanted[0])
+            with torch.enable_grad():
+                out = _conv_mlp(seen, *weights, band.inner)
+            totals = grads[0][band.images, band.seen], *grads[1:]
+            leaves = [t for t in (seen, *weights) if t.requires_grad]
+            totals = [t for t, needs in zip(totals, wanted) if needs]
+            new = torch.autograd.grad(
+                out, leaves, grad[band.images, band.rows]
+            )
+            for total, more in zip(totals, new, strict=True):
+                total += more
+        return tuple(g if needs else None for g, needs in zip(grads, wanted))
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ For the backward pass it is made again, piece by piece, which costs one
 product in six and saves writing and reading it four times.
 """
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import connect, is_watched, operator
-from .pieces import declines
+from .operators import connect, operator
 from .products import depthwise3x3, linear
 
 # Pixels of a piece, few enough for the cache and enough for fast products.
@@ -44,12 +46,37 @@ def mlp(
     return out.view(*x.shape[:-1], -1)
 
 
-def conv_declines(x: Tensor, weight: Tensor) -> str | None:
-    """Why an MLP with a convolution inside does not run in pieces, or None."""
-    reason = declines(x, weight)
-    if reason is None and (torch.is_grad_enabled() or is_watched()):
-        return 'it has no backward pass, and a compiler does the same.'
-    return reason
+class Band(NamedTuple):
+    """Rows of some maps of a batch (B, H, W, C).
+
+    Attributes:
+        images: Which maps.
+        rows: Which rows.
+        seen: Those and what a convolution sees of the rows next to them.
+        inner: Where `rows` are in `seen`.
+    """
+
+    images: slice
+    rows: slice
+    seen: slice
+    inner: slice
+
+
+def bands(x: Tensor) -> Iterator[Band]:
+    """Cuts maps (B, H, W, C) into bands of about as many pixels."""
+    batch, height, width, _ = x.shape
+    rows = min(max(CONV_PIECE_ROWS // width, 1), height)
+    images = max(CONV_PIECE_ROWS // (rows * width), 1)
+    for image in range(0, batch, images):
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            above = min(top, 1)
+            yield Band(
+                slice(image, image + images),
+                slice(top, bottom),
+                slice(top - above, min(bottom + 1, height)),
+                slice(above, above + bottom - top),
+            )
 
 
 def conv_mlp(
@@ -62,22 +89,14 @@ def conv_mlp(
     conv_bias: Tensor,
 ) -> Tensor:
     """See :func:`mmdat.ops.mlp.conv_mlp`; without gradients."""
-    batch, height, width, _ = x.shape
-    rows = min(max(CONV_PIECE_ROWS // width, 1), height)
-    images = max(CONV_PIECE_ROWS // (rows * width), 1)
-    out = x.new_empty(batch, height, width, len(weight2))
-    for image in range(0, batch, images):
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            above = min(top, 1)
-            piece = x[image : image + images, top - above : bottom + 1]
-            hidden = _on_pixels(piece, weight1, bias1)
-            conv = depthwise3x3(hidden, conv_weight, conv_bias)
-            inner = slice(above, above + bottom - top)
-            hidden = conv[:, inner].add_(hidden[:, inner])
-            out[image : image + images, top:bottom] = _on_pixels(
-                torch.ops.aten.gelu_(hidden), weight2, bias2
-            )
+    out = x.new_empty(*x.shape[:-1], len(weight2))
+    for band in bands(x):
+        hidden = _on_pixels(x[band.images, band.seen], weight1, bias1)
+        conv = depthwise3x3(hidden, conv_weight, conv_bias)
+        hidden = conv[:, band.inner].add_(hidden[:, band.inner])
+        out[band.images, band.rows] = _on_pixels(
+            torch.ops.aten.gelu_(hidden), weight2, bias2
+        )
     return out
 
 

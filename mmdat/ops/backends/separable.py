@@ -30,8 +30,9 @@ from .table_blocks import join_slices
 FIRST_KEYS = 16
 # Sums that the backward pass may divide gradients by.
 LARGEST_SUM = 2.0**60
-# Below, the work that does not grow with the pairs weighs more.
-LEAST_PAIRS = 2**20
+# Below, the work that does not grow with the pairs weighs more. In training it
+# pays sooner, since PyTorch would keep the weights of all pairs.
+LEAST_PAIRS = {False: 2**20, True: 2**18}
 
 
 def _with_level(q: Tensor, level: Tensor) -> Tensor:
@@ -312,11 +313,9 @@ def yields(
     if leaves_the_house():
         return 'a graph for others should show plain operations.'
     pairs = q.shape[2] * k.shape[2]
-    if pairs < LEAST_PAIRS:
-        return (
-            f'it pays from {LEAST_PAIRS} pairs of query and key on; got '
-            f'{pairs}.'
-        )
+    least = LEAST_PAIRS[torch.is_grad_enabled()]
+    if pairs < least:
+        return f'it pays from {least} pairs of query and key on; got {pairs}.'
     return None
 
 

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from versions import needs_torch
 
 from mmdat.models.mlp import MLP
-from mmdat.ops.backends import mlp_pieces
-from mmdat.ops.mlp import mlp
+from mmdat.ops.backends import mlp_pieces, pieces
+from mmdat.ops.mlp import conv_mlp, mlp
 
 pytestmark = needs_torch('2.4')
 
@@ -42,7 +42,7 @@ def gradients(run, tensors):
 def test_agrees_in_float64(size, piece, monkeypatch):
     monkeypatch.setattr(mlp_pieces, 'PIECE_ROWS', piece)
     tensors = inputs(size, torch.float64)
-    assert mlp_pieces.declines(*tensors[:2]) is None
+    assert pieces.declines(*tensors[:2]) is None
     for a, b in zip(gradients(mlp, tensors), gradients(plain, tensors)):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
     with torch.no_grad():
@@ -85,14 +85,14 @@ def test_maps_of_other_layouts():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_other_types_decline(dtype):
     tensors = [t.detach() for t in inputs((2, 2), dtype)]
-    assert 'float32 or float64' in mlp_pieces.declines(*tensors[:2])
+    assert 'float32 or float64' in pieces.declines(*tensors[:2])
     torch.testing.assert_close(mlp(*tensors), plain(*tensors))
 
 
 def test_autocast_declines():
     tensors = inputs((2, 2), torch.float32)
     with torch.autocast('cpu', torch.bfloat16):
-        assert 'autocast' in mlp_pieces.declines(*tensors[:2])
+        assert 'autocast' in pieces.declines(*tensors[:2])
         assert mlp(*tensors).dtype == torch.bfloat16
 
 
@@ -170,7 +170,50 @@ def test_with_a_convolution(size, piece, monkeypatch):
         torch.testing.assert_close(module(x), expected, atol=1e-12, rtol=0)
     assert calls
     torch.testing.assert_close(module(x), expected, atol=1e-12, rtol=0)
-    assert len(calls) == 1  # there is no backward pass
+    assert len(calls) == 2
+
+
+def conv_inputs(size, dtype, dim=5, hidden=12):
+    torch.manual_seed(0)
+    shapes = [(2, *size, dim), (hidden, dim), (hidden,), (7, hidden), (7,)]
+    shapes += [(hidden, 1, 3, 3), (hidden,)]
+    return [
+        torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes
+    ]
+
+
+def plain_conv(x, weight1, bias1, weight2, bias2, conv_weight, conv_bias):
+    x = F.linear(x, weight1, bias1).permute(0, 3, 1, 2)
+    x = x + F.conv2d(x, conv_weight, conv_bias, padding=1, groups=len(weight1))
+    return F.linear(F.gelu(x.permute(0, 2, 3, 1)), weight2, bias2)
+
+
+@pytest.mark.parametrize('piece', [1, 10, 30, 4096])
+@pytest.mark.parametrize('size', UGLY_SIZES)
+def test_gradients_with_a_convolution(size, piece, monkeypatch):
+    monkeypatch.setattr(mlp_pieces, 'CONV_PIECE_ROWS', piece)
+    tensors = conv_inputs(size, torch.float64)
+    ours, wanted = (gradients(f, tensors) for f in (conv_mlp, plain_conv))
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+
+
+def test_frozen_weights_get_no_gradient():
+    x, *weights = conv_inputs((3, 4), torch.float64)
+    weights = [w.detach() for w in weights]
+    out = conv_mlp(x, *weights)
+    out.sum().backward()
+    (wanted,) = torch.autograd.grad(plain_conv(x, *weights).sum(), x)
+    torch.testing.assert_close(x.grad, wanted)
+    assert not any(w.requires_grad for w in weights)
+
+
+def test_of_the_activations_only_the_map_is_kept():
+    tensors, kept = conv_inputs((8, 9), torch.float32), []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda t: t):
+        conv_mlp(*tensors)
+    own = {t.data_ptr() for t in tensors}
+    assert kept and all(t.data_ptr() in own for t in kept)
 
 
 def test_with_a_convolution_in_a_graph():

@@ -188,7 +188,7 @@ def test_reasons():
 
 @pytest.mark.parametrize('how', ['trace', 'export'])
 def test_graphs_for_others_show_plain_operations(how, monkeypatch):
-    monkeypatch.setattr(separable, 'LEAST_PAIRS', 1)
+    monkeypatch.setattr(separable, 'LEAST_PAIRS', {True: 1, False: 1})
     q, k, v, bias = problem('square', dtype=torch.float32)
 
     class Attention(torch.nn.Module):
