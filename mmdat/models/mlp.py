@@ -4,7 +4,7 @@
 from torch import Tensor, nn
 
 from ..ops.mlp import conv_mlp, gelu_linear, mlp
-from .layers import Linear, are_plain, depthwise
+from .layers import are_plain, depthwise
 
 
 class MLP(nn.Module):
@@ -22,10 +22,10 @@ class MLP(nn.Module):
         self, dim: int, hidden_dim: int, conv: bool, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = depthwise(hidden_dim, 3) if conv else None
         self.act = nn.GELU()
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:

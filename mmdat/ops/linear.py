@@ -1,12 +1,20 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""A linear layer on maps, by the faster product where there is a choice."""
+"""A linear layer on a map, by the faster product where there is a choice."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .backends import pieces, products
 from .backends.operators import is_watched
+
+
+def declines(x: Tensor, weight: Tensor) -> str | None:
+    """Why :func:`linear` cannot run or should not, or None."""
+    if torch.is_grad_enabled():
+        return 'it has no backward pass.'
+    if is_watched():
+        return 'who watches should see a layer.'
+    return pieces.declines(x, weight)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -20,11 +28,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         Tensor (..., C').
     """
-    if (
-        torch.is_grad_enabled()  # which the faster one has no backward for
-        or is_watched()
-        or pieces.declines(x, weight) is not None
-    ):
-        return F.linear(x, weight, bias)
     rows = products.linear(x.reshape(-1, x.shape[-1]), weight, bias)
     return rows.view(*x.shape[:-1], len(weight))

@@ -19,7 +19,7 @@ from ...ops.position_bias import (
     resize_dense_scores,
 )
 from ...ops.precision import at_least_float32, autocast_off
-from ..layers import Linear, depthwise, named
+from ..layers import depthwise, named, project
 
 POSITION_BIASES = (
     'table',
@@ -87,10 +87,10 @@ class DeformableAttention(nn.Module):
         self.attn_drop_rate = attn_drop_rate
         self.backend = backend
 
-        self.proj_q = Linear(dim, dim)
-        self.proj_k = Linear(dim, dim)
-        self.proj_v = Linear(dim, dim)
-        self.proj_out = Linear(dim, dim)
+        self.proj_q = nn.Linear(dim, dim)
+        self.proj_k = nn.Linear(dim, dim)
+        self.proj_v = nn.Linear(dim, dim)
+        self.proj_out = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
 
         group_dim = dim // offset_groups
@@ -132,13 +132,14 @@ class DeformableAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
-        q = self.proj_q(x)
+        q = project(self.proj_q, x)
         points_yx = self.points_yx(q)
         if self.conv_offset is None:
             sampled = self._pool(x)
         else:
             sampled = sample_at_points(x, points_yx)  # B, Hk, Wk, C
-        k, v = self.proj_k(sampled), self.proj_v(sampled)
+        k = project(self.proj_k, sampled)
+        v = project(self.proj_v, sampled)
 
         q_heads, k, v = (
             t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v)
@@ -153,7 +154,7 @@ class DeformableAttention(nn.Module):
         ).flatten(-2)
         if self.position_bias == 'depthwise_conv':
             out = out + self.rpe_table(q)
-        return self.proj_drop(self.proj_out(out))
+        return self.proj_drop(project(self.proj_out, out))
 
     def points_yx(self, q: Tensor) -> Tensor:
         """Where the keys are read.

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops import neighborhood_attention
-from ..layers import Linear
+from ..layers import project
 
 
 class NeighborhoodAttention(nn.Module):
@@ -38,8 +38,8 @@ class NeighborhoodAttention(nn.Module):
         self.kernel_size = kernel_size
         self.attn_drop_rate = attn_drop_rate
         self.backend = backend
-        self.qkv = Linear(dim, 3 * dim)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.rpb = nn.Parameter(
             torch.zeros(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
@@ -51,7 +51,7 @@ class NeighborhoodAttention(nn.Module):
         height, width = x.shape[1:3]
         below = max(self.kernel_size - height, 0)
         right = max(self.kernel_size - width, 0)
-        qkv = self.qkv(F.pad(x, (0, 0, 0, right, 0, below)))
+        qkv = project(self.qkv, F.pad(x, (0, 0, 0, right, 0, below)))
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
         out = neighborhood_attention(
             *qkv.unbind(3),
@@ -61,4 +61,4 @@ class NeighborhoodAttention(nn.Module):
             backend=self.backend,
         )
         out = out[:, :height, :width].flatten(-2)
-        return self.proj_drop(self.proj(out))
+        return self.proj_drop(project(self.proj, out))

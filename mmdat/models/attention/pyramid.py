@@ -4,7 +4,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import Linear, PatchConv, named
+from ..layers import PatchConv, named
 
 
 class PyramidAttention(nn.Module):
@@ -30,9 +30,9 @@ class PyramidAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop_rate = attn_drop_rate
-        self.q = Linear(dim, dim)
-        self.kv = Linear(dim, 2 * dim)
-        self.proj = Linear(dim, dim)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.proj_ds = (
             named(conv=PatchConv(dim, dim, reduction), norm=nn.LayerNorm(dim))

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from ...ops.query_attention import learned_query_attention
-from ..layers import Linear
 
 
 class QueryAttention(nn.Module):
@@ -31,9 +30,9 @@ class QueryAttention(nn.Module):
         head_dim = dim // num_heads
         shape = (kernel_size**2, num_queries, num_heads)
         self.num_heads = num_heads
-        self.proj_k = Linear(dim, dim, bias=False)
-        self.proj_v = Linear(dim, dim, bias=False)
-        self.proj_out = Linear(dim, dim, bias=False)
+        self.proj_k = nn.Linear(dim, dim, bias=False)
+        self.proj_v = nn.Linear(dim, dim, bias=False)
+        self.proj_out = nn.Linear(dim, dim, bias=False)
         self.proj_drop = nn.Dropout(drop_rate)
         self.q_param = nn.Parameter(
             torch.empty(num_queries, num_heads, head_dim)

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from ...ops.slide_attention import slide_attention
-from ..layers import Linear
 
 
 class SlideAttention(nn.Module):
@@ -36,8 +35,8 @@ class SlideAttention(nn.Module):
         self.scale = (dim // num_heads) ** -0.5
         inner, patch = dim // reduction, kernel_size**2
         head_dim = inner // num_heads
-        self.qkv = Linear(dim, 3 * inner)
-        self.proj = Linear(inner, dim)
+        self.qkv = nn.Linear(dim, 3 * inner)
+        self.proj = nn.Linear(inner, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.dep_conv = nn.Conv2d(
             head_dim, head_dim * patch, kernel_size, groups=head_dim

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ...ops import window_self_attention
 from ...ops.window_self_attention import between_layers
 from ...ops.windows import WindowLayout
-from ..layers import Linear, are_plain
+from ..layers import are_plain
 
 
 class WindowAttention(nn.Module):
@@ -43,8 +43,8 @@ class WindowAttention(nn.Module):
         self.shift = shift
         self.attn_drop_rate = attn_drop_rate
         self.backend = backend
-        self.proj_qkv = Linear(dim, 3 * dim)
-        self.proj_out = Linear(dim, dim)
+        self.proj_qkv = nn.Linear(dim, 3 * dim)
+        self.proj_out = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros((2 * window_size - 1) ** 2, num_heads)
