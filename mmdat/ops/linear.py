@@ -12,9 +12,10 @@ def declines(x: Tensor, weight: Tensor) -> str | None:
     """Why :func:`linear` cannot run or should not, or None."""
     if torch.is_grad_enabled():
         return 'it has no backward pass.'
-    if is_watched():
+    reason = pieces.declines(x, weight)
+    if reason is None and is_watched():  # old versions of PyTorch cannot ask
         return 'who watches should see a layer.'
-    return pieces.declines(x, weight)
+    return reason
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
