@@ -69,16 +69,10 @@ def conv_mlp(
 
 
 def _conv_mlp(
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    rows: slice = slice(None),
+    x: Tensor, *weights: Tensor, rows: slice = slice(None)
 ) -> Tensor:
     """:func:`conv_mlp` layer by layer, some rows of the result."""
+    weight1, bias1, weight2, bias2, conv_weight, conv_bias = weights
     x = F.linear(x, weight1, bias1)
     x = x + depthwise3x3(x, conv_weight, conv_bias)
     return gelu_linear(x[:, rows], weight2, bias2)
@@ -109,7 +103,7 @@ class _ConvMLP(torch.autograd.Function):
         for band in mlp_pieces.bands(x):
             seen = x[band.images, band.seen].requires_grad_(wanted[0])
             with torch.enable_grad():
-                out = _conv_mlp(seen, *weights, band.inner)
+                out = _conv_mlp(seen, *weights, rows=band.inner)
             totals = grads[0][band.images, band.seen], *grads[1:]
             leaves = [t for t in (seen, *weights) if t.requires_grad]
             totals = [t for t, needs in zip(totals, wanted) if needs]

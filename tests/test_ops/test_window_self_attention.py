@@ -4,6 +4,7 @@
 import pytest
 import torch
 from agreement import UGLY_SIZES
+from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 from versions import needs_torch
 
@@ -135,7 +136,7 @@ def test_registered_as_torch_wants_it():
     tensors, layout = inputs((4, 5), 3, 2, dtype=torch.float32)
     *tensors, table = tensors
     bias = torch.randn(table.shape[1], 9, 9, requires_grad=True)
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.mmdat.window_self_attention.default,
         (*tensors, bias, layout.size, layout.shift),
     )
