@@ -24,7 +24,7 @@ from ..precision import must_repeat_exactly
 from . import threads
 from .operators import HAS_OPERATORS, connect, leaves_the_house, operator
 from .separable_blocks import LOG_2, Problem, Tile, cut, put, working_dtype
-from .table_blocks import join_slices
+from .table_blocks import join_slices, steps_between_rows
 
 # Keys whose scores give the level that is taken from all scores.
 FIRST_KEYS = 16
@@ -130,7 +130,8 @@ class _Gradients:
     def __init__(self, p: Problem) -> None:
         self.k = p.q.new_zeros(*p.v.shape[:2], p.dim)
         self.v = torch.zeros_like(self.k)
-        self.slices = torch.zeros_like(p.slices.values)
+        slices, width = p.slices.values.shape
+        self.slices = p.q.new_zeros(slices, 2, width)
         self.points_yx = torch.zeros_like(p.points_yx)
 
     def __iadd__(self, other: '_Gradients') -> '_Gradients':
@@ -159,6 +160,7 @@ def _backward(
     grad = p.as_maps(grad.to(p.q.dtype)) / total
     delta = (grad * p.as_maps(out.to(grad.dtype))).sum(-1, keepdim=True)
     q_grad = torch.empty_like(p.q)
+    steps = steps_between_rows(p.slices)
 
     def differentiate(tiles: Sequence[Tile]) -> _Gradients:
         gradients = _Gradients(p)
@@ -194,6 +196,7 @@ def _backward(
                         rows,
                         mixed,
                         d.view(len(mixed), mixed.shape[1], -1),
+                        steps,
                         gradients.slices,
                     )
                 gradients.points_yx[keys, tile.pairs] += block.points_grad()

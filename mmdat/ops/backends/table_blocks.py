@@ -62,13 +62,34 @@ def cut_slices(table: Tensor, groups: int, length: int) -> TableSlices:
     return TableSlices(values, height + 4, starts, length)
 
 
+def steps_between_rows(slices: TableSlices) -> Tensor:
+    """What each slice lacks of the one a row below, as the slices."""
+    values = slices.values.unflatten(0, (-1, slices.rows, slices.starts))
+    steps = torch.zeros_like(values)
+    torch.sub(values[:, 1:], values[:, :-1], out=steps[:, :-1])
+    return steps.flatten(0, 2)
+
+
 def join_slices(grads: Tensor, slices: TableSlices, table: Tensor) -> Tensor:
-    """The gradient of a table from those of its slices."""
+    """The gradient of a table from those of its slices.
+
+    Args:
+        grads: For each slice the gradients of all mixes of which it is the
+            upper one, and those times the weight of the lower one
+            (slices, 2, heads / groups * length).
+        slices: The slices.
+        table: The table (heads, Ty, Tx).
+
+    Returns:
+        Tensor (heads, Ty, Tx).
+    """
     heads, height, width = table.shape
     length = slices.length
-    grads = grads.view(
-        -1, slices.rows, slices.starts, grads.shape[1] // length, length
-    )
+    mixed, lower = grads.view(
+        -1, slices.rows, slices.starts, 2, grads.shape[-1] // length, length
+    ).unbind(3)
+    grads = mixed - lower
+    grads[:, 1:] += lower[:, :-1]
     grads = grads.permute(0, 3, 1, 2, 4).reshape(
         heads, slices.rows, slices.starts, length
     )
@@ -117,18 +138,16 @@ class KeyBlock:
         # weighs nothing would still give it a gradient. NaN is kept in the
         # weights.
         y = _cells(bias.query_y[rows], points_yx[..., 0], height)
-        y = y.permute(2, 0, 1)  # rows, n, P
-        top = y.floor().clamp_(-2, height)
+        top = y.floor().clamp_(-2, height)  # n, P, rows
         weight = (y - top).clamp_(0, 1)
         self.weights = torch.stack([1 - weight, weight], -1)
         x = _cells(bias.query_x[columns], points_yx[..., 1], width)
         left = x[..., 0].floor().clamp_(-length, width)
-        top = top.long().clamp_(-2, height) + 2
-        top += groups * slices.rows
-        start = left.long().clamp_(-length, width) + length
-        upper = top * slices.starts + start
-        # The two slices to mix for each row, key and pair, (rows, n, P, 2).
-        self.index = torch.stack([upper, upper + slices.starts], -1)
+        top = top.int().clamp_(-2, height) + 2
+        top += groups[:, None] * slices.rows
+        start = left.int().clamp_(-length, width) + length
+        # The upper of the two slices to mix, (n, P, rows).
+        self.upper = top * slices.starts + start[..., None]
         # Where in its slice each query of the tile reads, (n, P, columns).
         self.place = x - left[..., None]
         hats = self._distance().abs_().neg_().add_(1).clamp_(min=0)
@@ -146,23 +165,29 @@ class KeyBlock:
         Returns:
             Tensor (n * P, heads / groups * R, length).
         """
+        upper = self.upper[:, :, rows]
         mixed = F.embedding_bag(
-            self.index[rows].view(-1, 2),
+            torch.stack([upper, upper + self.slices.starts], -1).view(-1, 2),
             self.slices.values,
-            per_sample_weights=self.weights[rows].view(-1, 2),
+            per_sample_weights=self.weights[:, :, rows].reshape(-1, 2),
             mode='sum',
         )
         length = self.slices.length
-        mixed = mixed.view(-1, self.keys * self.pairs, self.heads, length)
-        return mixed.permute(1, 2, 0, 3).flatten(1, 2)
+        mixed = mixed.view(self.keys * self.pairs, -1, self.heads, length)
+        return mixed.transpose(1, 2).flatten(1, 2)
 
     def start_gradients(self) -> None:
         """Prepares for :meth:`add_gradients`."""
-        self.weight_grad = self.weights.new_zeros(self.weights.shape[:3])
         self.hats_grad = torch.zeros_like(self.hats)
+        self.weight_grad = self.hats.new_zeros(self.keys, self.pairs)
 
     def add_gradients(
-        self, rows: slice, mixed: Tensor, grad: Tensor, slices_grad: Tensor
+        self,
+        rows: slice,
+        mixed: Tensor,
+        grad: Tensor,
+        steps: Tensor,
+        slices_grad: Tensor,
     ) -> None:
         """Takes in the gradient of the bias on some rows of queries.
 
@@ -170,24 +195,21 @@ class KeyBlock:
             rows: The rows.
             mixed: What :meth:`mixed_rows` gave for them.
             grad: Gradient of the bias (n * P, heads / groups * R, columns).
-            slices_grad: Gradient of the slices, added to.
+            steps: See :func:`steps_between_rows`.
+            slices_grad: As :func:`join_slices` wants it, added to.
         """
         torch.baddbmm(
             self.hats_grad, mixed.transpose(1, 2), grad, out=self.hats_grad
         )
         grad = torch.bmm(grad, self.hats.transpose(1, 2))
-        grad = grad.unflatten(1, (self.heads, -1)).permute(2, 0, 1, 3)
-        grad = grad.reshape(-1, slices_grad.shape[1])  # R n P, heads l
-        upper, lower = self.index[rows].view(-1, 2).unbind(1)
-        step = F.embedding(lower, self.slices.values)
-        step -= F.embedding(upper, self.slices.values)
-        place = self.weight_grad[rows]
-        place.copy_((step * grad).sum(-1).view_as(place))
-        weights = self.weights[rows].view(-1, 2)
-        for i, index in enumerate((upper, lower)):
-            slices_grad += torch.ops.aten.embedding_dense_backward(
-                grad * weights[:, i, None], index, len(slices_grad), -1, False
-            )
+        grad = grad.view(*self.upper.shape[:2], self.heads, -1, mixed.shape[2])
+        grad = grad.transpose(2, 3)  # n, P, R, heads, length
+        weight = self.weights[:, :, rows, 1, None, None]
+        both = torch.stack([grad, grad * weight], 3).flatten(4)
+        upper = self.upper[:, :, rows].flatten()
+        slices_grad.index_add_(0, upper, both.flatten(0, 2))
+        steps = steps.index_select(0, upper).view_as(both[:, :, :, 0])
+        self.weight_grad += steps.mul_(both[:, :, :, 0]).sum((2, 3))
 
     def points_grad(self) -> Tensor:
         """Gradient of the positions, (n, P, 2)."""
@@ -197,5 +219,5 @@ class KeyBlock:
         above = (distance >= 0) & (distance < 1)
         slope = below.to(self.hats.dtype) - above.to(self.hats.dtype)
         x = (self.hats_grad.view_as(slope) * slope).sum((-1, -2))
-        y = self.weight_grad.sum(0)
+        y = self.weight_grad
         return torch.stack([y * (1 - height) / 4, x * (1 - width) / 4], -1)
