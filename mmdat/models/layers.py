@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import linear
+from ..ops.norm import Norm
 from ..ops.precision import at_least_float32, autocast_off
 
 
@@ -45,11 +46,15 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drops along the first axis, in training only."""
-        if not self.training or self.rate == 0:
+        if self.is_idle():
             return x
         keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1))
         keep = keep.bernoulli_(1 - self.rate)
         return x * keep / (1 - self.rate) if self.rate < 1 else x * keep
+
+    def is_idle(self) -> bool:
+        """Whether it drops nothing now."""
+        return not self.training or self.rate == 0
 
     def extra_repr(self) -> str:
         """Shows the rate."""
@@ -116,19 +121,33 @@ def depthwise(dim: int, kernel_size: int, stride: int = 1) -> Conv2d:
     return Conv2d(dim, dim, kernel_size, stride, padding, groups=dim)
 
 
+def is_hooked(layer: nn.Module) -> bool:
+    """Whether somebody wants to see what goes in or comes out."""
+    return bool(
+        layer._forward_pre_hooks
+        or layer._forward_hooks
+        or layer._backward_pre_hooks
+        or layer._backward_hooks
+    )
+
+
 def are_plain(*layers: nn.Module) -> bool:
     """Whether these layers can be run as one.
 
     Not if some are of another kind now, or have hooks that want to be called.
     """
     return all(
-        type(layer) in (nn.Linear, nn.GELU, Conv2d)
-        and not layer._forward_pre_hooks
-        and not layer._forward_hooks
-        and not layer._backward_pre_hooks
-        and not layer._backward_hooks
+        type(layer) in (nn.Linear, nn.GELU, nn.LayerNorm, Conv2d)
+        and not is_hooked(layer)
         for layer in layers
     )
+
+
+def plain_norm(layer: nn.Module) -> Norm | None:
+    """What a LayerNorm of channels does, None if it is not a plain one."""
+    if are_plain(layer) and layer.bias is not None:
+        return Norm(layer.weight, layer.bias, layer.eps)
+    return None
 
 
 def project(layer: nn.Module, x: Tensor) -> Tensor:

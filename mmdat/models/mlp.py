@@ -4,6 +4,7 @@
 from torch import Tensor, nn
 
 from ..ops.mlp import conv_mlp, gelu_linear, mlp
+from ..ops.norm import Norm, around
 from .layers import are_plain, depthwise
 
 
@@ -18,6 +19,8 @@ class MLP(nn.Module):
         drop_rate: Dropout after each linear layer.
     """
 
+    takes_norm = True
+
     def __init__(
         self, dim: int, hidden_dim: int, conv: bool, drop_rate: float = 0.0
     ) -> None:
@@ -28,16 +31,32 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, H, W, C) to (B, H, W, C)."""
+    def forward(
+        self, x: Tensor, norm: Norm | None = None, residual: bool = False
+    ) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C).
+
+        Args:
+            x: The map.
+            norm: What comes before.
+            residual: Whether `x` is added at the end.
+
+        Returns:
+            The map.
+        """
         fc1, conv, act, fc2 = self.fc1, self.dwconv, self.act, self.fc2
         if self._is_plain(fc1, act, fc2):
             weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
             if conv is None:
-                return mlp(x, *weights)
+                return mlp(x, *weights, norm, residual)
             if self._is_plain(conv):
-                return conv_mlp(x, *weights, conv.weight, conv.bias)
-        x = fc1(x)
+                weights += conv.weight, conv.bias
+                return conv_mlp(x, *weights, norm, residual)
+        return around(self._layer_by_layer, x, norm, residual)
+
+    def _layer_by_layer(self, x: Tensor) -> Tensor:
+        conv, act, fc2 = self.dwconv, self.act, self.fc2
+        x = self.fc1(x)
         if conv is not None:
             x = self.drop(x)
             x = x + conv(x)

@@ -6,13 +6,16 @@ compilers take sums of four axes for (B, C, H, W) and turn them to lay channels
 last.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.utils.checkpoint as cp
 from torch import Tensor, nn
 
 from .arch import Architecture, StageSettings
 from .attention import KINDS
-from .layers import DropPath, LayerScale, depthwise
+from .layers import DropPath, LayerScale, depthwise, is_hooked, plain_norm
 from .mlp import MLP
 
 
@@ -20,7 +23,9 @@ def _layer_scale(dim: int, init_value: float) -> nn.Module:
     return LayerScale(dim, init_value) if init_value > 0 else nn.Identity()
 
 
-def _on_map(branch: nn.Module, x: Tensor, map_size: tuple[int, int]) -> Tensor:
+def _on_map(
+    branch: Callable[[Tensor], Tensor], x: Tensor, map_size: tuple[int, int]
+) -> Tensor:
     """Applies what wants a map to pixels (B, H * W, C)."""
     return branch(x.unflatten(1, map_size)).flatten(1, 2)
 
@@ -71,11 +76,37 @@ class Block(nn.Module):
             x = x + self.local_perception(x)
         map_size = x.shape[1:3]
         x = x.flatten(1, 2)
-        branch = _on_map(self.attn, self.norm1(x), map_size)
-        x = x + self.drop_path(self.layer_scale1(branch))
-        branch = _on_map(self.mlp, self.norm2(x), map_size)
-        x = x + self.drop_path(self.layer_scale2(branch))
+        for norm, branch, scale in (
+            (self.norm1, self.attn, self.layer_scale1),
+            (self.norm2, self.mlp, self.layer_scale2),
+        ):
+            x = self._add(x, norm, branch, scale, map_size)
         return x.unflatten(1, map_size)
+
+    def _add(
+        self,
+        x: Tensor,
+        norm: nn.Module,
+        branch: nn.Module,
+        scale: nn.Module,
+        map_size: tuple[int, int],
+    ) -> Tensor:
+        """Adds what a branch makes of pixels (B, H * W, C) to them."""
+        plain = plain_norm(norm)
+        if (
+            plain is None
+            or not getattr(branch, 'takes_norm', False)
+            or is_hooked(branch)
+        ):
+            out = _on_map(branch, norm(x), map_size)
+        else:
+            residual = type(scale) is nn.Identity and self.drop_path.is_idle()
+            out = _on_map(
+                partial(branch, norm=plain, residual=residual), x, map_size
+            )
+            if residual:
+                return out
+        return x + self.drop_path(scale(out))
 
 
 class ConvBlock(nn.Module):

@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The two linear layers of an MLP, and what is kept of them for training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from .backends import mlp_pieces, pieces
 from .backends.operators import HAS_OPERATORS, is_watched
 from .backends.products import depthwise3x3
+from .norm import Norm, around
 
 
 def mlp(
@@ -19,8 +21,10 @@ def mlp(
     bias1: Tensor,
     weight2: Tensor,
     bias2: Tensor,
+    norm: Norm | None = None,
+    residual: bool = False,
 ) -> Tensor:
-    """Linear, GELU, linear.
+    """(Norm,) linear, GELU, linear (, added to `x`).
 
     Args:
         x: (..., C).
@@ -28,13 +32,27 @@ def mlp(
         bias1: (hidden,).
         weight2: (C', hidden).
         bias2: (C',).
+        norm: What comes before.
+        residual: Whether `x` is added at the end.
 
     Returns:
         Tensor (..., C').
     """
     if pieces.declines(x, weight1) is None:
-        return mlp_pieces.mlp(x, weight1, bias1, weight2, bias2)
-    return gelu_linear(F.linear(x, weight1, bias1), weight2, bias2)
+        return mlp_pieces.mlp(
+            x,
+            weight1,
+            bias1,
+            weight2,
+            bias2,
+            *(norm or (None, None, 0.0)),
+            residual,
+        )
+
+    def layers(x: Tensor) -> Tensor:
+        return gelu_linear(F.linear(x, weight1, bias1), weight2, bias2)
+
+    return around(layers, x, norm, residual)
 
 
 def conv_mlp(
@@ -45,8 +63,10 @@ def conv_mlp(
     bias2: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
+    norm: Norm | None = None,
+    residual: bool = False,
 ) -> Tensor:
-    """Linear, x + depthwise 3x3 of x, GELU, linear (DAT++, sec. 4.2).
+    """As :func:`mlp`, x + depthwise 3x3 of x inside (DAT++, sec. 4.2).
 
     Args:
         x: Map (B, H, W, C).
@@ -56,26 +76,34 @@ def conv_mlp(
         bias2: (C',).
         conv_weight: (hidden, 1, 3, 3).
         conv_bias: (hidden,).
+        norm: What comes before.
+        residual: Whether `x` is added at the end.
 
     Returns:
         Map (B, H, W, C').
     """
     weights = weight1, bias1, weight2, bias2, conv_weight, conv_bias
     if pieces.declines(x, weight1) is not None or is_watched():
-        return _conv_mlp(x, *weights)
+        return _conv_mlp(x, weights, norm, residual)
     if torch.is_grad_enabled():
-        return _ConvMLP.apply(x, *weights)
-    return mlp_pieces.conv_mlp(x, *weights)
+        *layer, eps = norm or (0.0,)
+        return _ConvMLP.apply(eps, residual, x, *weights, *layer)
+    return mlp_pieces.conv_mlp(x, *weights, norm, residual)
 
 
 def _conv_mlp(
-    x: Tensor, *weights: Tensor, rows: slice = slice(None)
+    x: Tensor,
+    weights: Sequence[Tensor],
+    norm: Norm | None,
+    residual: bool,
+    rows: slice = slice(None),
 ) -> Tensor:
     """:func:`conv_mlp` layer by layer, some rows of the result."""
     weight1, bias1, weight2, bias2, conv_weight, conv_bias = weights
-    x = F.linear(x, weight1, bias1)
-    x = x + depthwise3x3(x, conv_weight, conv_bias)
-    return gelu_linear(x[:, rows], weight2, bias2)
+    hidden = F.linear(x if norm is None else norm(x), weight1, bias1)
+    hidden = hidden + depthwise3x3(hidden, conv_weight, conv_bias)
+    out = gelu_linear(hidden[:, rows], weight2, bias2)
+    return x[:, rows] + out if residual else out
 
 
 class _ConvMLP(torch.autograd.Function):
@@ -86,33 +114,49 @@ class _ConvMLP(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, eps: float, residual: bool, *tensors: Tensor
+    ) -> Tensor:
         """See the class."""
+        ctx.eps, ctx.residual = eps, residual
         ctx.save_for_backward(*tensors)
-        return mlp_pieces.conv_mlp(*tensors)
+        x, *weights = tensors
+        weights, norm = _split(weights, eps)
+        return mlp_pieces.conv_mlp(x, *weights, norm, residual)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """See the class."""
-        x, *weights = (t.detach() for t in ctx.saved_tensors)
-        wanted = ctx.needs_input_grad
-        for weight, needs in zip(weights, wanted[1:], strict=True):
-            weight.requires_grad_(needs)
-        grads = [torch.zeros_like(t) for t in (x, *weights)]
+        x, *leaves = (t.detach() for t in ctx.saved_tensors)
+        wanted = ctx.needs_input_grad[2:]
+        for leaf, needs in zip(leaves, wanted[1:], strict=True):
+            leaf.requires_grad_(needs)
+        weights, norm = _split(leaves, ctx.eps)
+        grads = [torch.zeros_like(t) for t in (x, *leaves)]
         for band in mlp_pieces.bands(x):
             seen = x[band.images, band.seen].requires_grad_(wanted[0])
             with torch.enable_grad():
-                out = _conv_mlp(seen, *weights, rows=band.inner)
+                out = _conv_mlp(seen, weights, norm, ctx.residual, band.inner)
             totals = grads[0][band.images, band.seen], *grads[1:]
-            leaves = [t for t in (seen, *weights) if t.requires_grad]
             totals = [t for t, needs in zip(totals, wanted) if needs]
             new = torch.autograd.grad(
-                out, leaves, grad[band.images, band.rows]
+                out,
+                [t for t in (seen, *leaves) if t.requires_grad],
+                grad[band.images, band.rows],
             )
             for total, more in zip(totals, new, strict=True):
                 total += more
-        return tuple(g if needs else None for g, needs in zip(grads, wanted))
+        grads = (g if needs else None for g, needs in zip(grads, wanted))
+        return None, None, *grads
+
+
+def _split(
+    weights: Sequence[Tensor], eps: float
+) -> tuple[Sequence[Tensor], Norm | None]:
+    """The weights of the layers, and the norm if there are more."""
+    layer = weights[6:]
+    return weights[:6], Norm(*layer, eps) if layer else None
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

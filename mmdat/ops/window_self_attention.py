@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .backends import window_pieces
 from .dispatch import Backend, choose, reasons
+from .norm import Norm, around
 from .window_attention import window_attention, window_bias
 from .windows import WindowLayout, join_windows, split_windows
 
@@ -33,10 +34,15 @@ def between_layers(
 
 
 def _in_pieces(*args) -> Tensor:
-    *tensors, bias_table, layout, _ = args
+    *tensors, bias_table, layout, norm, residual, _ = args
     bias = window_bias(bias_table, layout.size)
     return window_pieces.window_self_attention(
-        *tensors, bias, layout.size, layout.shift
+        *tensors,
+        bias,
+        layout.size,
+        layout.shift,
+        *(norm or (None, None, 0.0)),
+        residual,
     )
 
 
@@ -44,13 +50,17 @@ def _with(backend: str) -> Callable[..., Tensor]:
     """:func:`between_layers` with a backend of the attention between."""
 
     def run(x, qkv_weight, qkv_bias, out_weight, out_bias, *args):
-        return between_layers(
-            x,
-            partial(F.linear, weight=qkv_weight, bias=qkv_bias),
-            partial(F.linear, weight=out_weight, bias=out_bias),
-            *args,
-            backend,
+        bias_table, layout, norm, residual, dropout = args
+        branch = partial(
+            between_layers,
+            project_qkv=partial(F.linear, weight=qkv_weight, bias=qkv_bias),
+            project_out=partial(F.linear, weight=out_weight, bias=out_bias),
+            bias_table=bias_table,
+            layout=layout,
+            dropout=dropout,
+            backend=backend,
         )
+        return around(branch, x, norm, residual)
 
     return run
 
@@ -71,6 +81,8 @@ def window_self_attention(
     bias_table: Tensor,
     layout: WindowLayout,
     *,
+    norm: Norm | None = None,
+    residual: bool = False,
     dropout: float = 0.0,
     backend: str | None = None,
     explain: bool = False,
@@ -89,6 +101,8 @@ def window_self_attention(
         bias_table: ((2w - 1)^2, heads), see
             :func:`mmdat.ops.window_attention.window_bias`.
         layout: How to cut the map.
+        norm: What comes before.
+        residual: Whether `x` is added at the end.
         dropout: Probability of dropping an attention weight.
         backend: ``'pieces'``, ``'tiled'``, ``'reference'``, or None to choose.
         explain: Return the reasons why each backend declines instead.
@@ -100,7 +114,7 @@ def window_self_attention(
         ValueError: The backend asked for cannot run here.
     """
     weights = qkv_weight, qkv_bias, out_weight, out_bias
-    args = x, *weights, bias_table, layout, dropout
+    args = x, *weights, bias_table, layout, norm, residual, dropout
     if explain:
         return reasons('window_self_attention', BACKENDS, *args)
     return choose('window_self_attention', BACKENDS, backend, *args)(*args)

@@ -10,6 +10,7 @@ from versions import needs_torch
 
 from mmdat.ops import window_self_attention
 from mmdat.ops.backends import window_pieces
+from mmdat.ops.norm import Norm
 from mmdat.ops.windows import WindowLayout
 
 pytestmark = needs_torch('2.4')
@@ -44,6 +45,40 @@ def test_pieces_equal_reference(size, window, shifted, piece, monkeypatch):
     ours, wanted = (gradients(*args, b) for b in ('pieces', 'reference'))
     for a, b in zip(ours, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('with_norm', [False, True])
+@pytest.mark.parametrize('shift', [0, 2])
+@pytest.mark.parametrize('piece', [30, 2048])
+def test_norm_and_sum(piece, shift, with_norm, residual, monkeypatch):
+    monkeypatch.setattr(window_pieces, 'PIECE_ROWS', piece)
+    tensors, layout = inputs((5, 7), 3, shift)
+    layer = [torch.randn(12).double().requires_grad_() for _ in range(2)]
+
+    def run(*tensors, backend):
+        *tensors, weight, bias = tensors
+        norm = Norm(weight, bias, 0.1) if with_norm else None
+        how = dict(norm=norm, residual=residual, backend=backend)
+        return window_self_attention(*tensors, layout, **how)
+
+    ours, wanted = (
+        torch.autograd.grad(
+            run(*tensors, *layer, backend=backend).square().mean(),
+            tensors + layer * with_norm,
+        )
+        for backend in ('pieces', 'reference')
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-11)
+    by_hand = Norm(*layer, 0.1)(tensors[0]) if with_norm else tensors[0]
+    by_hand = window_self_attention(
+        by_hand, *tensors[1:], layout, backend='reference'
+    )
+    torch.testing.assert_close(
+        run(*tensors, *layer, backend='pieces'),
+        by_hand + tensors[0] if residual else by_hand,
+    )
 
 
 def test_float32_is_as_near_as_plain(monkeypatch):
@@ -139,6 +174,11 @@ def test_registered_as_torch_wants_it():
     library.opcheck(
         torch.ops.mmdat.window_self_attention.default,
         (*tensors, bias, layout.size, layout.shift),
+    )
+    layer = [torch.randn(12, requires_grad=True) for _ in range(2)]
+    library.opcheck(
+        torch.ops.mmdat.window_self_attention.default,
+        (*tensors, bias, layout.size, layout.shift, *layer, 0.1, True),
     )
 
 

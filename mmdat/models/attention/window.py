@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import window_self_attention
+from ...ops.norm import Norm, around
 from ...ops.window_self_attention import between_layers
 from ...ops.windows import WindowLayout
 from ..layers import are_plain
@@ -26,6 +27,8 @@ class WindowAttention(nn.Module):
         drop_rate: Dropout on the output.
         backend: See :func:`mmdat.ops.window_self_attention`.
     """
+
+    takes_norm = True
 
     def __init__(
         self,
@@ -51,8 +54,21 @@ class WindowAttention(nn.Module):
         )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, H, W, C) to (B, H, W, C)."""
+    def forward(
+        self, x: Tensor, norm: Norm | None = None, residual: bool = False
+    ) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C).
+
+        Args:
+            x: The map.
+            norm: What comes before.
+            residual: Whether `x` is added at the end.
+
+        Returns:
+            The map.
+        """
+        if residual and self.training and self.proj_drop.p:
+            return around(self.forward, x, norm, residual)
         layout = WindowLayout(*x.shape[1:3], self.window_size, self.shift)
         qkv, out = self.proj_qkv, self.proj_out
         dropout = self.attn_drop_rate if self.training else 0.0
@@ -61,7 +77,12 @@ class WindowAttention(nn.Module):
         # The others are backends of what lies between the layers.
         if self.backend in (None, 'pieces') and are_plain(qkv, out):
             weights = qkv.weight, qkv.bias, out.weight, out.bias
+            how.update(norm=norm, residual=residual)
             x = window_self_attention(x, *weights, *args, **how)
         else:
-            x = between_layers(x, qkv, out, *args, **how)
+
+            def branch(x: Tensor) -> Tensor:
+                return between_layers(x, qkv, out, *args, **how)
+
+            x = around(branch, x, norm, residual)
         return self.proj_drop(x)

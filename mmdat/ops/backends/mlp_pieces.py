@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..norm import Norm
 from .operators import connect, operator
+from .piece_norm import PieceNorm
 from .products import depthwise3x3, linear
 
 # Pixels of a piece, few enough for the cache and enough for fast products.
@@ -36,14 +38,31 @@ def mlp(
     bias1: Tensor,
     weight2: Tensor,
     bias2: Tensor,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 0.0,
+    residual: bool = False,
 ) -> Tensor:
     """See :func:`mmdat.ops.mlp.mlp`."""
+    norm = PieceNorm(norm_weight, norm_bias, eps)
     rows = x.flatten(0, -2)
     out = x.new_empty(len(rows), len(weight2))
     for piece in _pieces(len(rows)):
-        hidden = linear(rows[piece], weight1, bias1, gelu=True)
-        out[piece] = linear(hidden, weight2, bias2)
+        hidden = linear(norm(rows[piece]), weight1, bias1, gelu=True)
+        _put(
+            out[piece],
+            linear(hidden, weight2, bias2),
+            rows[piece] if residual else None,
+        )
     return out.view(*x.shape[:-1], -1)
+
+
+def _put(place: Tensor, out: Tensor, x: Tensor | None) -> None:
+    """Writes what a branch gave, added to its input if there is one."""
+    if x is None:
+        place.copy_(out)
+    else:
+        torch.add(x, out, out=place)
 
 
 class Band(NamedTuple):
@@ -87,15 +106,21 @@ def conv_mlp(
     bias2: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
+    norm: Norm | None,
+    residual: bool,
 ) -> Tensor:
     """See :func:`mmdat.ops.mlp.conv_mlp`; without gradients."""
     out = x.new_empty(*x.shape[:-1], len(weight2))
     for band in bands(x):
-        hidden = _on_pixels(x[band.images, band.seen], weight1, bias1)
+        seen = x[band.images, band.seen]
+        normed = seen if norm is None else norm(seen)
+        hidden = _on_pixels(normed, weight1, bias1)
         conv = depthwise3x3(hidden, conv_weight, conv_bias)
         hidden = conv[:, band.inner].add_(hidden[:, band.inner])
-        out[band.images, band.rows] = _on_pixels(
-            torch.ops.aten.gelu_(hidden), weight2, bias2
+        _put(
+            out[band.images, band.rows],
+            _on_pixels(torch.ops.aten.gelu_(hidden), weight2, bias2),
+            seen[:, band.inner] if residual else None,
         )
     return out
 
@@ -107,46 +132,69 @@ def _on_pixels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @operator('mlp_backward')
 def _mlp_backward(
-    grad: Tensor, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad: Tensor,
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float,
+    residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad, rows = grad.flatten(0, -2), x.flatten(0, -2)
     x_grad = torch.empty_like(rows)
     weight1_grad = torch.zeros_like(weight1)
     weight2_grad = torch.zeros_like(weight2)
     bias1_grad = torch.zeros_like(bias1)
+    norm = PieceNorm(norm_weight, norm_bias, eps)
+    norm.start_gradients(x)
     for piece in _pieces(len(rows)):
-        hidden = linear(rows[piece], weight1, bias1)
+        normed = norm(rows[piece])
+        hidden = linear(normed, weight1, bias1)
         weight2_grad.addmm_(grad[piece].mT, F.gelu(hidden))
         hidden_grad = torch.ops.aten.gelu_backward(
             linear(grad[piece], weight2.mT), hidden
         )
-        weight1_grad.addmm_(hidden_grad.mT, rows[piece])
+        weight1_grad.addmm_(hidden_grad.mT, normed)
         bias1_grad += hidden_grad.sum(0)
-        x_grad[piece] = linear(hidden_grad, weight1.mT)
+        _put(
+            x_grad[piece],
+            norm.backward(linear(hidden_grad, weight1.mT)),
+            grad[piece] if residual else None,
+        )
     return (
         x_grad.view(x.shape),
         weight1_grad,
         bias1_grad,
         weight2_grad,
         grad.sum(0),
+        *norm.gradients,
     )
 
 
-def _empty(x, weight1, bias1, weight2, bias2):
+def _empty(x, weight1, bias1, weight2, *_):
     return x.new_empty(*x.shape[:-1], len(weight2))
 
 
-def _empty_backward(grad, x, weight1, bias1, weight2):
-    inputs = x, weight1, bias1, weight2, weight2[:, 0]
-    return tuple(t.new_empty(t.shape) for t in inputs)
+def _empty_backward(
+    grad, x, weight1, bias1, weight2, norm_weight, norm_bias, *_
+):
+    inputs = x, weight1, bias1, weight2, weight2[:, 0], norm_weight, norm_bias
+    return tuple(x.new_empty(0 if t is None else t.shape) for t in inputs)
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:-1])
+    x, weight1, bias1, weight2, _, *norm, ctx.eps, ctx.residual = inputs
+    ctx.save_for_backward(x, weight1, bias1, weight2, *norm)
 
 
 def _differentiate(backward, ctx, grad):
-    return backward(grad, *ctx.saved_tensors)
+    grads = backward(grad, *ctx.saved_tensors, ctx.eps, ctx.residual)
+    *grads, norm_weight, norm_bias = grads
+    if ctx.saved_tensors[-1] is None:
+        norm_weight = norm_bias = None
+    return *grads, norm_weight, norm_bias, None, None
 
 
 connect(

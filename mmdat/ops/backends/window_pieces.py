@@ -16,6 +16,7 @@ from torch import Tensor
 from ..windows import WindowLayout, split_windows
 from . import pieces
 from .operators import connect, operator
+from .piece_norm import PieceNorm
 from .products import linear
 from .small_bias import attention_weights, score_gradients
 from .tiled_windows import mask_seam
@@ -47,12 +48,17 @@ class _Piece(NamedTuple):
     bias: Tensor
 
     def take(self, rows: Tensor) -> Tensor:
-        """Their pixels of all rows (m, C), zero in the padding."""
+        """Their pixels of all rows (m, C); anything in the padding."""
         if self.padding is None:
             return rows.index_select(0, self.pixels)
         inside = self.pixels.clamp_max(len(rows) - 1)
-        taken = rows.index_select(0, inside)
-        return taken.index_fill_(0, self.padding, 0)
+        return rows.index_select(0, inside)
+
+    def pad(self, taken: Tensor) -> Tensor:
+        """Zeros in the padding, in place."""
+        if self.padding is not None:
+            taken.index_fill_(0, self.padding, 0)
+        return taken
 
 
 def _pieces(
@@ -98,6 +104,10 @@ def window_self_attention(
     bias: Tensor,
     size: int,
     shift: int,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 0.0,
+    residual: bool = False,
 ) -> Tensor:
     """See :func:`mmdat.ops.window_self_attention`.
 
@@ -110,6 +120,10 @@ def window_self_attention(
         bias: (heads, w w, w w), query by key.
         size: Side of a window w.
         shift: How far the map is rolled.
+        norm_weight: Of the norm that comes before, (C,), or None.
+        norm_bias: (C,) or None.
+        eps: Of the norm.
+        residual: Whether `x` is added at the end.
 
     Returns:
         Map (B, H, W, C).
@@ -117,14 +131,18 @@ def window_self_attention(
     batch, height, width, dim = x.shape
     rows = _rows(x)
     out = x.new_empty(len(rows) + 1, dim)  # the last is for padding
+    norm = PieceNorm(norm_weight, norm_bias, eps)
     layout = WindowLayout(height, width, size, shift)
     for piece in _pieces(batch, layout, bias):
-        qkv = linear(piece.take(rows), qkv_weight, qkv_bias)
+        taken = piece.take(rows)
+        qkv = linear(piece.pad(norm(taken)), qkv_weight, qkv_bias)
         attended = F.scaled_dot_product_attention(
             *_by_head(qkv, 3, bias), attn_mask=piece.bias[None]
         )
         attended = _rows(attended.transpose(1, 2).flatten(2))
         attended = linear(attended, out_weight, out_bias)
+        if residual:
+            attended += taken
         out.index_copy_(0, piece.pixels, attended)
     return out[:-1].view(x.shape)
 
@@ -139,7 +157,11 @@ def _window_self_attention_backward(
     bias: Tensor,
     size: int,
     shift: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float,
+    residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, height, width, dim = x.shape
     rows, grad = _rows(x), _rows(grad)
     x_grad = x.new_empty(len(rows) + 1, dim)
@@ -147,17 +169,20 @@ def _window_self_attention_backward(
     qkv_bias_grad = torch.zeros_like(qkv_bias)
     out_weight_grad = torch.zeros_like(out_weight)
     bias_grad = torch.zeros_like(bias)
+    norm = PieceNorm(norm_weight, norm_bias, eps)
+    norm.start_gradients(x)
     layout = WindowLayout(height, width, size, shift)
     for piece in _pieces(batch, layout, bias):
-        taken, grads = piece.take(rows), piece.take(grad)
-        qkv = linear(taken, qkv_weight, qkv_bias)
+        normed = piece.pad(norm(piece.take(rows)))
+        out_grad = piece.pad(piece.take(grad))
+        qkv = linear(normed, qkv_weight, qkv_bias)
         q, k, v = _by_head(qkv, 3, bias)
         scale = q.shape[-1] ** -0.5
         q.mul_(scale)
         weights = attention_weights(q, k, piece.bias)
         attended = (weights @ v).transpose(1, 2).flatten(2)
-        out_weight_grad.addmm_(grads.mT, _rows(attended))
-        (grads,) = _by_head(linear(grads, out_weight.mT), 1, bias)
+        out_weight_grad.addmm_(out_grad.mT, _rows(attended))
+        (grads,) = _by_head(linear(out_grad, out_weight.mT), 1, bias)
         qkv_grad = torch.empty_like(qkv)
         q_grad, k_grad, v_grad = _by_head(qkv_grad, 3, bias)
         v_grad.copy_(weights.mT @ grads)
@@ -165,9 +190,12 @@ def _window_self_attention_backward(
         bias_grad += scores_grad.sum(0)
         k_grad.copy_(scores_grad.mT @ q)
         torch.mul(scores_grad @ k, scale, out=q_grad)
-        qkv_weight_grad.addmm_(qkv_grad.mT, taken)
+        qkv_weight_grad.addmm_(qkv_grad.mT, normed)
         qkv_bias_grad += qkv_grad.sum(0)
-        taken_grad = linear(qkv_grad, qkv_weight.mT)
+        normed_grad = piece.pad(linear(qkv_grad, qkv_weight.mT))
+        taken_grad = norm.backward(normed_grad)
+        if residual:
+            taken_grad += out_grad
         x_grad.index_copy_(0, piece.pixels, taken_grad)
     return (
         x_grad[:-1].view(x.shape),
@@ -176,6 +204,7 @@ def _window_self_attention_backward(
         out_weight_grad,
         grad.sum(0),
         bias_grad,
+        *norm.gradients,
     )
 
 
@@ -183,19 +212,28 @@ def _empty(x, *_):
     return x.new_empty(x.shape)
 
 
-def _empty_backward(grad, x, qkv_weight, qkv_bias, out_weight, bias, *_):
-    inputs = x, qkv_weight, qkv_bias, out_weight, out_weight[0], bias
-    return tuple(t.new_empty(t.shape) for t in inputs)
+def _empty_backward(
+    grad, x, qkv_weight, qkv_bias, out_weight, bias, size, shift, *norm
+):
+    weights = qkv_weight, qkv_bias, out_weight, out_weight[0], bias
+    inputs = x, *weights, *norm[:2]
+    return tuple(x.new_empty(0 if t is None else t.shape) for t in inputs)
 
 
 def _save(ctx, inputs, output) -> None:
-    *tensors, out_bias, bias, ctx.size, ctx.shift = inputs
-    ctx.save_for_backward(*tensors, bias)
+    *tensors, out_bias, bias, ctx.size, ctx.shift = inputs[:8]
+    *norm, ctx.eps, ctx.residual = inputs[8:]
+    ctx.save_for_backward(*tensors, bias, *norm)
 
 
 def _differentiate(backward, ctx, grad):
-    grads = backward(grad, *ctx.saved_tensors, ctx.size, ctx.shift)
-    return *grads, None, None
+    *tensors, norm_weight, norm_bias = ctx.saved_tensors
+    norm = norm_weight, norm_bias, ctx.eps, ctx.residual
+    grads = backward(grad, *tensors, ctx.size, ctx.shift, *norm)
+    *grads, weight_grad, bias_grad = grads
+    if norm_weight is None:
+        weight_grad = bias_grad = None
+    return *grads, None, None, weight_grad, bias_grad, None, None
 
 
 connect(

@@ -13,6 +13,7 @@ from versions import needs_torch
 from mmdat.models.mlp import MLP
 from mmdat.ops.backends import mlp_pieces, pieces
 from mmdat.ops.mlp import conv_mlp, mlp
+from mmdat.ops.norm import Norm
 
 pytestmark = needs_torch('2.4')
 
@@ -124,6 +125,10 @@ def test_operations_are_counted(train):
 def test_registered_as_torch_wants_it():
     tensors = inputs((3, 2), torch.float32)
     torch.library.opcheck(torch.ops.mmdat.mlp.default, tuple(tensors))
+    x, weight1, bias1, weight2, bias2 = tensors
+    layer = [torch.randn(5, requires_grad=True) for _ in range(2)]
+    back = x, weight1, bias1, weight2[:5], bias2[:5], *layer, 0.1, True
+    torch.library.opcheck(torch.ops.mmdat.mlp.default, back)
 
 
 def test_compiles_to_the_same():
@@ -196,6 +201,48 @@ def test_gradients_with_a_convolution(size, piece, monkeypatch):
     ours, wanted = (gradients(f, tensors) for f in (conv_mlp, plain_conv))
     for a, b in zip(ours, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('with_norm', [False, True])
+@pytest.mark.parametrize('run', [mlp, conv_mlp])
+@pytest.mark.parametrize('piece', [20, 4096])
+def test_norm_and_sum(piece, run, with_norm, residual, monkeypatch):
+    monkeypatch.setattr(mlp_pieces, 'PIECE_ROWS', piece)
+    monkeypatch.setattr(mlp_pieces, 'CONV_PIECE_ROWS', piece)
+    x, weight1, bias1, weight2, bias2, *conv = conv_inputs(
+        (6, 7), torch.float64
+    )
+    weights = weight1, bias1, weight2[:5], bias2[:5]
+    weights += tuple(conv) if run is conv_mlp else ()
+    tensors = [t.detach().requires_grad_() for t in (x, *weights)]
+    layer = [torch.randn(5).double().requires_grad_() for _ in range(2)]
+
+    def by_hand(x, *weights):
+        out = layer_norm(x) if with_norm else x
+        out = (plain_conv if run is conv_mlp else plain)(out, *weights)
+        return x + out if residual else out
+
+    def layer_norm(x):
+        return F.layer_norm(x, (5,), *layer, eps=0.1)
+
+    def ours(x, *weights):
+        norm = Norm(*layer, 0.1) if with_norm else None
+        return run(x, *weights, norm=norm, residual=residual)
+
+    found = [
+        (
+            f(*tensors),
+            *torch.autograd.grad(
+                f(*tensors).square().sum(), tensors + layer * with_norm
+            ),
+        )
+        for f in (ours, by_hand)
+    ]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-11)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(*tensors), by_hand(*tensors))
 
 
 def test_frozen_weights_get_no_gradient():
