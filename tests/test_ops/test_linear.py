@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from agreement import UGLY_SIZES
-from torch import nn
+from torch import library, nn
 from versions import needs_torch
 
 from mmdat.models.layers import project
@@ -36,6 +36,31 @@ def test_declines():
         assert 'float32 or float64' in low
         with torch.autocast('cpu', torch.bfloat16):
             assert 'autocast' in declines(x, weight)
+
+
+@needs_torch('2.4')
+@pytest.mark.parametrize('bias', [False, True])
+def test_registered_as_torch_wants_it(bias):
+    bias = torch.randn(2) if bias else None
+    args = torch.randn(4, 3), torch.randn(2, 3), bias
+    library.opcheck(torch.ops.mmdat.linear.default, args)
+
+
+@needs_torch('2.4')
+@torch.no_grad()
+def test_compilers_leave_it_whole():
+    layer, x, graphs = nn.Linear(3, 2), torch.randn(1, 4, 3), []
+
+    def look(graph, _):
+        graphs.append(str(graph.graph))
+        return graph
+
+    def run(x):
+        return project(layer, x)
+
+    compiled = torch.compile(run, backend=look, fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+    assert len(graphs) == 1 and 'mmdat.linear' in graphs[0]
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .operators import operator
+
 # oneDNN's product, where PyTorch has it: it adds the bias and takes the GELU
 # while a result is in registers, and is the faster one on AMD's processors.
 _FUSED = (
@@ -33,6 +35,18 @@ def linear(
         return _FUSED(x, weight, bias, *after)
     out = F.linear(x, weight, bias)
     return F.gelu(out) if gelu else out
+
+
+@operator('linear')
+def projection(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """:func:`linear` that compilers leave whole: theirs can be slower."""
+    return linear(x, weight, bias)
+
+
+if projection.registered is not None:
+    projection.registered.register_fake(
+        lambda x, weight, bias: x.new_empty(len(x), len(weight))
+    )
 
 
 def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
