@@ -14,7 +14,7 @@ from .table_blocks import KeyBlock, cut_slices, slice_length
 # Scores of one block, all heads together: they stay in the cache of a core.
 BLOCK_SCORES = 900_000
 # Fewer columns need shorter slices of the table, more columns fewer of them.
-TILE_COLUMNS = 48
+TILE_COLUMNS = 96
 BLOCK_KEYS = 256
 LOG_2 = math.log(2)
 
