@@ -143,6 +143,16 @@ def are_plain(*layers: nn.Module) -> bool:
     )
 
 
+def does_nothing(layer: nn.Module) -> bool:
+    """Whether a layer gives back what it gets, for now, and nobody looks."""
+    idle = (
+        type(layer) is nn.Identity
+        or (type(layer) is DropPath and layer.is_idle())
+        or (type(layer) is nn.Dropout and not (layer.training and layer.p))
+    )
+    return idle and not is_hooked(layer)
+
+
 def plain_norm(layer: nn.Module) -> Norm | None:
     """What a LayerNorm of channels does, None if it is not a plain one."""
     if are_plain(layer) and layer.bias is not None:

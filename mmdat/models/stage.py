@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from .arch import Architecture, StageSettings
 from .attention import KINDS
-from .layers import DropPath, LayerScale, depthwise, is_hooked, plain_norm
+from .layers import (
+    DropPath,
+    LayerScale,
+    depthwise,
+    does_nothing,
+    is_hooked,
+    plain_norm,
+)
 from .mlp import MLP
 
 
@@ -100,7 +107,7 @@ class Block(nn.Module):
         ):
             out = _on_map(branch, norm(x), map_size)
         else:
-            residual = type(scale) is nn.Identity and self.drop_path.is_idle()
+            residual = does_nothing(scale) and does_nothing(self.drop_path)
             out = _on_map(
                 partial(branch, norm=plain, residual=residual), x, map_size
             )

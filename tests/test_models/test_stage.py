@@ -88,6 +88,29 @@ def test_hooks_of_a_branch_see_its_own_input_and_output():
     torch.testing.assert_close(x.view_as(wanted), wanted)
 
 
+@pytest.mark.parametrize(
+    'name', ['layer_scale1', 'drop_path', 'attn.proj_drop']
+)
+def test_hooks_of_idle_layers_see_the_branch_alone(name):
+    block, x = make_block('L')
+    seen = []
+    layer = block.get_submodule(name)
+    layer.register_forward_hook(lambda _, args, out: seen.append(out))
+    block(x)
+    branch = block.attn(block.norm1(x))
+    torch.testing.assert_close(seen[0].view_as(branch), branch)
+
+
+def test_a_drop_path_of_others_is_called():
+    class Halved(nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    block, x = make_block('S', dtype=torch.float32)
+    block.drop_path = Halved()
+    torch.testing.assert_close(block(x), by_hand(block, x))
+
+
 @pytest.mark.parametrize('norm', [nn.Identity(), nn.LayerNorm(384)])
 def test_other_norms_are_called(norm):
     class Doubled(nn.Module):

@@ -8,7 +8,7 @@ from ...ops import window_self_attention
 from ...ops.norm import Norm, around
 from ...ops.window_self_attention import between_layers
 from ...ops.windows import WindowLayout
-from ..layers import are_plain
+from ..layers import are_plain, does_nothing
 
 
 class WindowAttention(nn.Module):
@@ -67,7 +67,7 @@ class WindowAttention(nn.Module):
         Returns:
             The map.
         """
-        if residual and self.training and self.proj_drop.p:
+        if residual and not does_nothing(self.proj_drop):
             return around(self.forward, x, norm, residual)
         layout = WindowLayout(*x.shape[1:3], self.window_size, self.shift)
         qkv, out = self.proj_qkv, self.proj_out
