@@ -122,9 +122,10 @@ def depthwise(dim: int, kernel_size: int, stride: int = 1) -> Conv2d:
 
 
 def is_hooked(layer: nn.Module) -> bool:
-    """Whether somebody wants to see what goes in or comes out."""
+    """Whether somebody wants to see or change what goes in or comes out."""
     return bool(
-        layer._forward_pre_hooks
+        'forward' in vars(layer)
+        or layer._forward_pre_hooks
         or layer._forward_hooks
         or layer._backward_pre_hooks
         or layer._backward_hooks

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmdat.models.arch import resolve_arch
 from mmdat.models.stage import Block
@@ -109,6 +110,31 @@ def test_a_drop_path_of_others_is_called():
     block, x = make_block('S', dtype=torch.float32)
     block.drop_path = Halved()
     torch.testing.assert_close(block(x), by_hand(block, x))
+
+
+@pytest.mark.parametrize('name', ['attn', 'mlp', 'mlp.fc1', 'norm1'])
+def test_what_replaces_a_forward_is_called_as_it_was(name):
+    block, x = make_block('L', dtype=torch.float32)
+    layer, calls = block.get_submodule(name), []
+
+    def replaced(x):
+        calls.append(1)
+        return 2 * type(layer).forward(layer, x)
+
+    layer.forward = replaced
+    wanted = by_hand(block, x)
+    torch.testing.assert_close(block(x), wanted)
+    assert len(calls) == 2
+
+
+def test_checkpointed():
+    block, x = make_block('S')
+    wanted = with_gradients(Block.__call__, block, x)
+    found = with_gradients(
+        lambda block, x: checkpoint(block, x, use_reentrant=False), block, x
+    )
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize('norm', [nn.Identity(), nn.LayerNorm(384)])

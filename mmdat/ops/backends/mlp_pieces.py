@@ -190,11 +190,12 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(backward, ctx, grad):
-    grads = backward(grad, *ctx.saved_tensors, ctx.eps, ctx.residual)
-    *grads, norm_weight, norm_bias = grads
-    if ctx.saved_tensors[-1] is None:
-        norm_weight = norm_bias = None
-    return *grads, norm_weight, norm_bias, None, None
+    saved = ctx.saved_tensors  # checkpointing lets them be read once
+    grads = backward(grad, *saved, ctx.eps, ctx.residual)
+    *grads, weight_grad, bias_grad = grads
+    if saved[-1] is None:
+        weight_grad = bias_grad = None
+    return *grads, weight_grad, bias_grad, None, None
 
 
 connect(
