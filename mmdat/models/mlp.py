@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..ops.mlp import conv_mlp, gelu_linear, mlp
 from ..ops.norm import Norm, around
-from .layers import are_plain, depthwise
+from .layers import are_plain, depthwise, does_nothing
 
 
 class MLP(nn.Module):
@@ -18,8 +18,6 @@ class MLP(nn.Module):
             (DAT++, sec. 4.2).
         drop_rate: Dropout after each linear layer.
     """
-
-    takes_norm = True
 
     def __init__(
         self, dim: int, hidden_dim: int, conv: bool, drop_rate: float = 0.0
@@ -34,16 +32,7 @@ class MLP(nn.Module):
     def forward(
         self, x: Tensor, norm: Norm | None = None, residual: bool = False
     ) -> Tensor:
-        """Maps (B, H, W, C) to (B, H, W, C).
-
-        Args:
-            x: The map.
-            norm: What comes before.
-            residual: Whether `x` is added at the end.
-
-        Returns:
-            The map.
-        """
+        """Maps (B, H, W, C) to (B, H, W, C), see `ops.norm.around`."""
         fc1, conv, act, fc2 = self.fc1, self.dwconv, self.act, self.fc2
         if self._is_plain(fc1, act, fc2):
             weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
@@ -69,4 +58,4 @@ class MLP(nn.Module):
 
     def _is_plain(self, *layers: nn.Module) -> bool:
         """Whether these run as one, without dropout between."""
-        return not (self.training and self.drop.p) and are_plain(*layers)
+        return does_nothing(self.drop) and are_plain(*layers)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .arch import Architecture, StageSettings
 from .attention import KINDS
+from .attention.window import WindowAttention
 from .layers import (
     DropPath,
     LayerScale,
@@ -24,6 +25,9 @@ from .layers import (
     plain_norm,
 )
 from .mlp import MLP
+
+# Branches that run the norm before and the sum after as parts of themselves.
+TAKE_NORMS = MLP, WindowAttention
 
 
 def _layer_scale(dim: int, init_value: float) -> nn.Module:
@@ -102,7 +106,7 @@ class Block(nn.Module):
         plain = plain_norm(norm)
         if (
             plain is None
-            or not getattr(branch, 'takes_norm', False)
+            or type(branch) not in TAKE_NORMS
             or is_hooked(branch)
         ):
             out = _on_map(branch, norm(x), map_size)

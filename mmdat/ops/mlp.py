@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from .backends import mlp_pieces, pieces
 from .backends.operators import HAS_OPERATORS, is_watched
 from .backends.products import depthwise3x3
-from .norm import Norm, around
+from .norm import NO_NORM, Norm, around
 
 
 def mlp(
@@ -45,7 +45,7 @@ def mlp(
             bias1,
             weight2,
             bias2,
-            *(norm or (None, None, 0.0)),
+            *(norm or NO_NORM),
             residual,
         )
 

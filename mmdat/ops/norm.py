@@ -26,12 +26,26 @@ class Norm(NamedTuple):
         return F.layer_norm(x, x.shape[-1:], *self)
 
 
+# What operators are given instead of a norm.
+NO_NORM = None, None, 0.0
+
+
 def around(
     branch: Callable[[Tensor], Tensor],
     x: Tensor,
     norm: Norm | None,
     residual: bool,
 ) -> Tensor:
-    """What a branch makes of (..., C), with norm and sum as asked for."""
+    """What a branch makes of a map, with the norm before and the sum after.
+
+    Args:
+        branch: Maps (..., C) to (..., C).
+        x: The map (..., C).
+        norm: What comes before the branch, if anything.
+        residual: Whether `x` is added at the end.
+
+    Returns:
+        Map (..., C).
+    """
     out = branch(x if norm is None else norm(x))
     return x + out if residual else out

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .backends import window_pieces
 from .dispatch import Backend, choose, reasons
-from .norm import Norm, around
+from .norm import NO_NORM, Norm, around
 from .window_attention import window_attention, window_bias
 from .windows import WindowLayout, join_windows, split_windows
 
@@ -41,7 +41,7 @@ def _in_pieces(*args) -> Tensor:
         bias,
         layout.size,
         layout.shift,
-        *(norm or (None, None, 0.0)),
+        *(norm or NO_NORM),
         residual,
     )
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdat.models.arch import resolve_arch
+from mmdat.models.mlp import MLP
 from mmdat.models.stage import Block
 
 KINDS = {'L': 'dat_t', 'S': 'dat_t', 'D': 'dat_t', 'N': 'dat_pp_t'}
@@ -84,7 +85,7 @@ def test_hooks_of_a_branch_see_its_own_input_and_output():
     x = x.flatten(1, 2)
     for norm, branch in (('norm1', 'attn'), ('norm2', 'mlp')):
         torch.testing.assert_close(seen[norm][0], x)
-        torch.testing.assert_close(*[seen[norm][1], seen[branch][0]])
+        torch.testing.assert_close(seen[norm][1], seen[branch][0])
         x = x + seen[branch][1]
     torch.testing.assert_close(x.view_as(wanted), wanted)
 
@@ -158,4 +159,14 @@ def test_a_norm_without_bias():
 def test_branches_of_another_kind_take_no_norm():
     block, x = make_block('L', dtype=torch.float32)
     block.mlp = nn.Linear(x.shape[-1], x.shape[-1])
+    torch.testing.assert_close(block(x), by_hand(block, x))
+
+
+def test_a_branch_of_a_derived_kind_may_take_a_map_alone():
+    class Derived(MLP):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    block, x = make_block('L', dtype=torch.float32)
+    block.mlp.__class__ = Derived
     torch.testing.assert_close(block(x), by_hand(block, x))

@@ -1,6 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """L and S: attention in windows, plain and shifted."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -27,8 +29,6 @@ class WindowAttention(nn.Module):
         drop_rate: Dropout on the output.
         backend: See :func:`mmdat.ops.window_self_attention`.
     """
-
-    takes_norm = True
 
     def __init__(
         self,
@@ -57,32 +57,25 @@ class WindowAttention(nn.Module):
     def forward(
         self, x: Tensor, norm: Norm | None = None, residual: bool = False
     ) -> Tensor:
-        """Maps (B, H, W, C) to (B, H, W, C).
-
-        Args:
-            x: The map.
-            norm: What comes before.
-            residual: Whether `x` is added at the end.
-
-        Returns:
-            The map.
-        """
+        """Maps (B, H, W, C) to (B, H, W, C), see `ops.norm.around`."""
         if residual and not does_nothing(self.proj_drop):
             return around(self.forward, x, norm, residual)
-        layout = WindowLayout(*x.shape[1:3], self.window_size, self.shift)
         qkv, out = self.proj_qkv, self.proj_out
-        dropout = self.attn_drop_rate if self.training else 0.0
-        args = self.relative_position_bias_table, layout
-        how = dict(dropout=dropout, backend=self.backend)
+        how = dict(
+            bias_table=self.relative_position_bias_table,
+            layout=WindowLayout(*x.shape[1:3], self.window_size, self.shift),
+            dropout=self.attn_drop_rate if self.training else 0.0,
+            backend=self.backend,
+        )
         # The others are backends of what lies between the layers.
         if self.backend in (None, 'pieces') and are_plain(qkv, out):
             weights = qkv.weight, qkv.bias, out.weight, out.bias
-            how.update(norm=norm, residual=residual)
-            x = window_self_attention(x, *weights, *args, **how)
+            x = window_self_attention(
+                x, *weights, norm=norm, residual=residual, **how
+            )
         else:
-
-            def branch(x: Tensor) -> Tensor:
-                return between_layers(x, qkv, out, *args, **how)
-
+            branch = partial(
+                between_layers, project_qkv=qkv, project_out=out, **how
+            )
             x = around(branch, x, norm, residual)
         return self.proj_drop(x)

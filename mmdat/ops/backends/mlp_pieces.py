@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..norm import Norm
 from .operators import connect, operator
-from .piece_norm import PieceNorm
+from .piece_norm import PieceNorm, of_inputs
 from .products import depthwise3x3, linear
 
 # Pixels of a piece, few enough for the cache and enough for fast products.
@@ -192,10 +192,7 @@ def _save(ctx, inputs, output) -> None:
 def _differentiate(backward, ctx, grad):
     saved = ctx.saved_tensors  # checkpointing lets them be read once
     grads = backward(grad, *saved, ctx.eps, ctx.residual)
-    *grads, weight_grad, bias_grad = grads
-    if saved[-1] is None:
-        weight_grad = bias_grad = None
-    return *grads, weight_grad, bias_grad, None, None
+    return *of_inputs(grads, saved[-2:]), None, None
 
 
 connect(

@@ -1,6 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The norm before layers that run in pieces."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,3 +54,10 @@ class PieceNorm:
         for total, more in zip(self.gradients, grads, strict=True):
             total += more
         return rows_grad
+
+
+def of_inputs(
+    gradients: Sequence[Tensor], layer: Sequence[Tensor | None]
+) -> Sequence[Tensor | None]:
+    """The gradients, of which the last two are None where the norm is."""
+    return gradients if layer[0] is not None else (*gradients[:-2], None, None)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..windows import WindowLayout, split_windows
 from . import pieces
 from .operators import connect, operator
-from .piece_norm import PieceNorm
+from .piece_norm import PieceNorm, of_inputs
 from .products import linear
 from .small_bias import attention_weights, score_gradients
 from .tiled_windows import mask_seam
@@ -228,11 +228,11 @@ def _save(ctx, inputs, output) -> None:
 
 def _differentiate(backward, ctx, grad):
     *tensors, norm_weight, norm_bias = ctx.saved_tensors
-    norm = norm_weight, norm_bias, ctx.eps, ctx.residual
-    grads = backward(grad, *tensors, ctx.size, ctx.shift, *norm)
-    *grads, weight_grad, bias_grad = grads
-    if norm_weight is None:
-        weight_grad = bias_grad = None
+    layer = norm_weight, norm_bias
+    grads = backward(
+        grad, *tensors, ctx.size, ctx.shift, *layer, ctx.eps, ctx.residual
+    )
+    *grads, weight_grad, bias_grad = of_inputs(grads, layer)
     return *grads, None, None, weight_grad, bias_grad, None, None
 
 

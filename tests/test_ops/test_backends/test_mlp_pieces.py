@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from agreement import UGLY_SIZES
+from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 from versions import needs_torch
 
@@ -124,11 +125,11 @@ def test_operations_are_counted(train):
 
 def test_registered_as_torch_wants_it():
     tensors = inputs((3, 2), torch.float32)
-    torch.library.opcheck(torch.ops.mmdat.mlp.default, tuple(tensors))
+    library.opcheck(torch.ops.mmdat.mlp.default, tuple(tensors))
     x, weight1, bias1, weight2, bias2 = tensors
     layer = [torch.randn(5, requires_grad=True) for _ in range(2)]
     back = x, weight1, bias1, weight2[:5], bias2[:5], *layer, 0.1, True
-    torch.library.opcheck(torch.ops.mmdat.mlp.default, back)
+    library.opcheck(torch.ops.mmdat.mlp.default, back)
 
 
 def test_compiles_to_the_same():
@@ -216,29 +217,25 @@ def test_norm_and_sum(piece, run, with_norm, residual, monkeypatch):
     weights = weight1, bias1, weight2[:5], bias2[:5]
     weights += tuple(conv) if run is conv_mlp else ()
     tensors = [t.detach().requires_grad_() for t in (x, *weights)]
-    layer = [torch.randn(5).double().requires_grad_() for _ in range(2)]
+    if with_norm:
+        tensors += [torch.randn(5).double().requires_grad_() for _ in range(2)]
+
+    def split(weights):
+        layer = weights[len(weights) - 2 * with_norm :]
+        norm = Norm(*layer, 0.1) if with_norm else None
+        return weights[: len(weights) - len(layer)], norm
 
     def by_hand(x, *weights):
-        out = layer_norm(x) if with_norm else x
+        weights, norm = split(weights)
+        out = F.layer_norm(x, (5,), *norm[:2], eps=0.1) if norm else x
         out = (plain_conv if run is conv_mlp else plain)(out, *weights)
         return x + out if residual else out
 
-    def layer_norm(x):
-        return F.layer_norm(x, (5,), *layer, eps=0.1)
-
     def ours(x, *weights):
-        norm = Norm(*layer, 0.1) if with_norm else None
+        weights, norm = split(weights)
         return run(x, *weights, norm=norm, residual=residual)
 
-    found = [
-        (
-            f(*tensors),
-            *torch.autograd.grad(
-                f(*tensors).square().sum(), tensors + layer * with_norm
-            ),
-        )
-        for f in (ours, by_hand)
-    ]
+    found = gradients(ours, tensors), gradients(by_hand, tensors)
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-11)
     with torch.no_grad():
