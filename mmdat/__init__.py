@@ -17,9 +17,10 @@ if find_spec('mmengine') is None:
     )
 
 from .models import DAT
+from .utils.config_files import config_path
 from .utils.setup_env import setup_config_packages
 from .version import __version__
 
 setup_config_packages()
 
-__all__ = ['DAT', '__version__']
+__all__ = ['DAT', '__version__', 'config_path']

@@ -12,7 +12,8 @@ KIND-NAME-HxW.npz, where KIND is
 * `v1det`: the same architecture as a dense backbone; `feat{i}`, the four
   normalised outputs;
 * `pp`: DAT++ classifier (arXiv 2309.01430); `logits`, `stage{i}`;
-* `det`: DAT++ dense backbone; `feat{i}`.
+* `det`: DAT++ dense backbone; `feat{i}`;
+* `p`: DAT+ classifier (their `dat_p`); `logits`, `stage{i}`.
 
 B is 2, or 1 where H * W >= 70000. Maps of stage i are stored with a spatial
 stride of 4, 2, 1, 1. The parameters' names and shapes are in
@@ -53,10 +54,10 @@ class Case(NamedTuple):
 def case(name: str) -> Case:
     """Parses the stem of a golden file."""
     kind, size, height, width = re.fullmatch(
-        r'(v1|v1det|pp|det)-dat_(\w+)-(\d+)x(\d+)', name
+        r'(v1|v1det|pp|det|p)-dat_(\w+)-(\d+)x(\d+)', name
     ).groups()
     suffix = dict(tiny='t', small='s', base='b', base_384='b_384')[size]
-    family = 'dat_' if kind in ('v1', 'v1det') else 'dat_pp_'
+    family = dict(v1='dat_', v1det='dat_', p='dat_p_').get(kind, 'dat_pp_')
     height, width = int(height), int(width)
     batch = 1 if height * width >= 70000 else 2
     return Case(

@@ -14,7 +14,7 @@ ARCHS = {'tiny': 't', 'small': 's', 'base': 'b', 'base_384': 'b_384'}
 def arch_of(keys: str) -> str:
     """Our name of the architecture of keys-KIND-dat_NAME.json."""
     kind, name = keys.split('-')[1:]
-    family = 'dat_pp' if kind in ('pp', 'det') else 'dat'
+    family = dict(pp='dat_pp', det='dat_pp', p='dat_p').get(kind, 'dat')
     return f'{family}_{ARCHS[name.removeprefix("dat_")]}'
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from mmdat.models import DAT
 
-LETTERS = 'LSNDPXEQ'
+LETTERS = 'LSNDPXEFQ'
 # Name of a backend, and the attentions that have it.
-BACKENDS = {'separable': 'D', 'chunked': 'D', 'tiled': 'LSN', None: LETTERS}
+BACKENDS = {'separable': 'D', 'sdpa': 'DLSN', None: LETTERS}
 BIASES = ['table', 'fixed', 'depthwise_conv', 'log_continuous', 'none']
 STRIDES = (4, 8, 16, 32)
 # Precision: type of the parameters, and that of autocast.

@@ -1,7 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """What is installed: configs and tools for mim, and nothing over a fork."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 import mmdat
 from mmdat.datasets.digits import DigitsOptions, make_digits
+from mmdat.utils import packages
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,9 +97,15 @@ def test_a_wheel_carries_everything(wheel):
         'mmdat/.mim/tools/dist_train.sh',
         'mmdat/.mim/demo/image_demo.py',
         'mmdat/.mim/model-index.yml',
+        'mmdat/visualization/explorer/page.html',
+        'mmdat/visualization/explorer/page.css',
+        'mmdat/visualization/explorer/page.js',
+        'mmdat/visualization/explorer/scene.js',
     ):
         assert path in names
     assert not any('tests/' in n or '__pycache__' in n for n in names)
+    # The demo's model would more than double it; the tools say where it is.
+    assert not any('safetensors' in Path(n).suffix for n in names)
     ours = {
         str(p.relative_to(ROOT))
         for p in (ROOT / 'mmdat').rglob('*.py')
@@ -114,6 +123,7 @@ def test_a_source_distribution_carries_everything(tmp_path):
         'tools/dist_train.sh',
         'demo/image_demo.py',
         'projects/ablations/run.py',
+        'projects/benchmark/run.py',
         'model-index.yml',
     ):
         assert (top / path).is_file()
@@ -123,14 +133,69 @@ def test_requirements_name_no_openmmlab_package_outside_extras(wheel):
     name = next(n for n in wheel.namelist() if n.endswith('METADATA'))
     metadata = message_from_string(wheel.read(name).decode())
     lines = metadata.get_all('Requires-Dist')
-    assert {'det', 'seg', 'cls', 'all', 'dev'} == set(
+    tasks = {'det', 'seg', 'cls', 'all'}
+    families = {f'{f}-{t}' for f in ('onedl', 'official') for t in tasks}
+    assert tasks | families | {'dev'} == set(
         metadata.get_all('Provides-Extra')
     )
     always = [line for line in lines if 'extra ==' not in line]
     assert [line.split('>')[0] for line in always] == ['torch']
-    # An extra would join the official packages to an installed fork.
-    official = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
-    assert not any(line.startswith(official) for line in lines)
+    # An extra of the one family would be put over the packages of the other.
+    for line in lines:
+        fork = re.match(r'onedl-', line)
+        official = re.match(r'mm(engine|cv|det|seg|pretrain)', line)
+        if fork or official:
+            family = 'onedl' if fork else 'official'
+            assert f'"{family}-' in line.replace("'", '"'), line
+
+
+@pytest.fixture(scope='module')
+def wheel_file(wheel):
+    return Path(wheel.filename)
+
+
+def would_install(environment, wheel_file, extra):
+    """What pip says that it would install, from nowhere; None if it fails."""
+    done = subprocess.run(
+        [
+            *(environment.python, '-m', 'pip', 'install', '--dry-run'),
+            *('--no-index', '--quiet'),
+            *('--report', '-', f'{wheel_file}[{extra}]'),
+        ],
+        env={
+            **os.environ,
+            'PIP_CONFIG_FILE': os.devnull,
+            'PIP_FIND_LINKS': '',
+        },
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return None, done.stderr
+    report = json.loads(done.stdout)
+    return {x['metadata']['name'] for x in report['install']}, ''
+
+
+@pytest.mark.parametrize('extra', ['det', 'seg', 'cls', 'all'])
+def test_extras_of_tasks_leave_the_installed_family(
+    environment, wheel_file, extra
+):
+    """Fork or official: nothing is put on top of it."""
+    pytest.importorskip('mmdet')
+    names, error = would_install(environment, wheel_file, extra)
+    assert names is not None and names <= {'mmdat'}, error
+
+
+def test_extras_of_a_family_fit_what_is_tested(environment, wheel_file):
+    """And those of the other would have to be fetched."""
+    pytest.importorskip('mmdet')
+    families = ['onedl', 'official']
+    if packages.installed('mmdet').get('mmdet'):
+        families.reverse()
+    names, error = would_install(environment, wheel_file, f'{families[0]}-all')
+    assert names is not None and names <= {'mmdat'}, error
+    names, error = would_install(environment, wheel_file, f'{families[1]}-all')
+    assert names is None and 'No matching distribution' in error
 
 
 def test_an_installed_wheel_runs(environment):
@@ -138,6 +203,13 @@ def test_an_installed_wheel_runs(environment):
     assert f'mmdat: {mmdat.__version__} in {environment.site}' in out
     out = environment(environment.mim / 'demo' / 'image_demo.py', '--help')
     assert 'usage: image_demo.py' in out
+
+
+def test_without_the_demo_model_it_is_said_where_it_is(environment):
+    pytest.importorskip('mmdet')
+    for tool in ('visualization/explore.py', 'visualization/vis_points.py'):
+        out = environment(environment.mim / 'tools' / tool, code=2)
+        assert 'wheels leave them out, so clone the repository' in out
 
 
 def test_an_installed_wheel_finds_its_configs(environment, tmp_path):

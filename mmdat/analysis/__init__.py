@@ -3,6 +3,6 @@
 
 ``counting.py`` counts the multiply-adds of any model, ``forward.py`` sends
 random input through a whole detector, segmentor or classifier,
-``breakdown.py`` says which part of the model each of them belongs to.
-``benchmark/`` measures time and memory.
+``breakdown.py`` says which part of the model each of them belongs to. Time
+and memory are measured by ``projects/benchmark``.
 """

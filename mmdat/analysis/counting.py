@@ -2,41 +2,40 @@
 """Counting multiply-adds operator by operator, without computing anything."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from ..models import fused
 from ..models.attention import (
     DeformableAttention,
     NeighborhoodAttention,
     WindowAttention,
 )
-from ..models.layers import pad_to_multiple
 
 aten = torch.ops.aten
 
 # Multiply-adds of one bilinearly interpolated number: four neighbours.
 BILINEAR = 4
 
-_SAMPLERS = [
-    aten.grid_sampler_2d,
-    aten._grid_sampler_2d_cpu_fallback,
-    aten.cudnn_grid_sampler,
-]
+_SAMPLERS = (
+    'grid_sampler_2d',
+    '_grid_sampler_2d_cpu_fallback',
+    'cudnn_grid_sampler',
+)
 # The forms that F.scaled_dot_product_attention takes and torch's counter
 # does not know; the rest of them it knows or sees as matrix products.
-_FUSED_ATTENTION = [
-    aten._scaled_dot_product_flash_attention_for_cpu,
-    aten._scaled_dot_product_fused_attention_overrideable,
-]
+_FUSED_ATTENTION = (
+    '_scaled_dot_product_flash_attention_for_cpu',
+    '_scaled_dot_product_fused_attention_overrideable',
+)
 _PRODUCTS = ('bmm', 'baddbmm')
 # Those whose maths can run in several ways.
 _WITH_BACKENDS = (DeformableAttention, NeighborhoodAttention, WindowAttention)
@@ -108,7 +107,9 @@ def count(
     sampling: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
 
     def innermost() -> str:
-        return max(counter.mod_tracker.parents - {'Global'}, key=len)
+        # Before torch 2.4 the counter itself keeps the names of modules.
+        parents = getattr(counter, 'mod_tracker', counter).parents
+        return max(set(parents) - {'Global'}, key=len)
 
     def sampler(x: Any, *_, out_shape: Any = None, **__) -> int:
         operations = BILINEAR * prod(out_shape)
@@ -120,10 +121,12 @@ def count(
     ) -> int:
         return sdpa_flop_count(q, k, v)
 
-    formulas = dict.fromkeys(_SAMPLERS, sampler)
-    formulas.update((op, attention) for op in _FUSED_ATTENTION)
+    formulas = dict.fromkeys(_operators(_SAMPLERS), sampler)
+    formulas.update(dict.fromkeys(_operators(_FUSED_ATTENTION), attention))
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     root = _Root(model, run or (lambda model, x: model(x))).eval()
+    if not hasattr(counter, 'mod_tracker'):
+        counter.mods = [root]
     with torch.no_grad(), _by_the_formula(model):
         if fake:
             with FakeTensorMode(allow_non_fake_inputs=True), counter:
@@ -135,30 +138,24 @@ def count(
     return _own(counter.get_flop_counts(), sampling)
 
 
+def _operators(names: Sequence[str]) -> list[Any]:
+    """Those of some operators that this version of torch has."""
+    return [getattr(aten, name) for name in names if hasattr(aten, name)]
+
+
 @contextmanager
 def _by_the_formula(model: nn.Module) -> Iterator[None]:
     """Lets the attentions of a model do what their formulas say."""
     attentions = [m for m in model.modules() if isinstance(m, _WITH_BACKENDS)]
     backends = [attention.backend for attention in attentions]
-    windows = [m for m in attentions if isinstance(m, WindowAttention)]
     try:
         for attention in attentions:
             attention.backend = 'reference'
-        for window in windows:
-            window.forward = partial(_whole_windows, window)
-        yield
+        with fused.disabled():
+            yield
     finally:
         for attention, backend in zip(attentions, backends):
             attention.backend = backend
-        for window in windows:
-            del window.forward
-
-
-def _whole_windows(attention: WindowAttention, x: Tensor) -> Tensor:
-    """Everything that an attention does, on a map of whole windows."""
-    height, width = x.shape[1:3]
-    x = pad_to_multiple(x, attention.window_size)
-    return type(attention).forward(attention, x)[:, :height, :width]
 
 
 def _own(

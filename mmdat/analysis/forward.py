@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..models import DAT
 from ..utils.errors import UserError
+from ..utils.packages import enter_scope
 
 # (H, W) at which the tables of papers are made.
 USUAL_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
@@ -33,7 +34,7 @@ def build_model(cfg: Config) -> nn.Module:
             f'A config to count needs a model and {cfg.filename} has none; '
             f'name one of the configs outside _base_.'
         )
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg.get('default_scope'))
     try:
         return MODELS.build(cfg.model)
     except (TypeError, ValueError, KeyError, ImportError) as error:

@@ -1,37 +1,38 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Architectures: the zoo, and how a name or a dict becomes four stages."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
-from .attention import KINDS
-from .attention.deformable import POSITION_BIASES
-from .rules import check_flags, is_number, is_whole, require
+from ..utils.errors import SettingError
 
 NUM_STAGES = 4
+#: Letters of attentions, see :data:`mmdat.models.block.KINDS`.
+LETTERS = 'LSNDPXEFQ'
+POSITION_BIASES = (
+    'table',
+    'fixed',
+    'depthwise_conv',
+    'log_continuous',
+    'none',
+)
 
 
 @dataclass(frozen=True)
 class StageSettings:
     """Everything that may differ from stage to stage.
 
+    :class:`mmdat.models.DAT` has an argument of the same name for each, one
+    value or four, and says what it means; the others are:
+
     Attributes:
         dim: Channels.
         depth: Blocks.
         num_heads: Attention heads.
-        attentions: One letter per block, see :data:`KINDS`.
         map_size: (H, W) of the stage's map at the training resolution.
-        window_size: Side of the windows of L and S and of X's convolution.
-        neighborhood_size: Side of the neighbourhoods of N.
-        sr_ratio: Side of the patches that make one key of P.
-        offset_groups: Groups of heads of D that share their points.
-        offset_kernel: Side of the convolution that predicts the offsets of D.
-        offset_stride: Queries per key of D along each axis.
-        offset_range: Largest offset of D in cells of the key grid, -1: none.
-        use_offsets: Whether D moves its points.
-        position_bias: Kind of D's position bias.
-        layer_scale_init_value: Start of the layer scales, 0 for none.
         convention: Coordinates of D.
     """
 
@@ -63,6 +64,8 @@ class Architecture:
         conv_mlp: Depthwise convolution in the MLPs.
         local_perception: Residual depthwise 3x3 at the head of each block.
         mlp_ratio: Hidden channels of an MLP over its channels.
+        stem_channels: Channels of the patch embedding; where they are not
+            those of stage 1, a linear layer leads from one to the other.
         stages: The four stages.
     """
 
@@ -70,6 +73,7 @@ class Architecture:
     conv_mlp: bool
     local_perception: bool
     mlp_ratio: float
+    stem_channels: int
     stages: tuple[StageSettings, ...]
 
 
@@ -116,11 +120,13 @@ COMMON: dict[str, Any] = dict(
     use_offsets=True,
     position_bias='table',
     layer_scale_init_value=0.0,
+    stem_channels=None,  # those of stage 1
 )
 
 _T = dict(embed_dims=[96, 192, 384, 768], num_heads=[3, 6, 12, 24])
 _B = dict(embed_dims=[128, 256, 512, 1024], num_heads=[4, 8, 16, 32])
 _T_PP = dict(embed_dims=[64, 128, 256, 512], num_heads=[2, 4, 8, 16])
+_PLAIN = dict(conv_embed=False, conv_mlp=False, local_perception=False)
 _LARGE = dict(img_size=384, window_size=12)
 
 ARCH_ZOO: dict[str, dict[str, Any]] = {
@@ -128,6 +134,8 @@ ARCH_ZOO: dict[str, dict[str, Any]] = {
     'dat_s': dict(family='dat', depths=[2, 2, 18, 2], **_T),
     'dat_b': dict(family='dat', depths=[2, 2, 18, 2], **_B),
     'dat_b_384': dict(family='dat', depths=[2, 2, 18, 2], **_B, **_LARGE),
+    # DAT+ is DAT++ without its convolutions, see _PLAIN.
+    'dat_p_t': dict(family='dat_pp', depths=[2, 4, 18, 2], **_T_PP, **_PLAIN),
     'dat_pp_t': dict(family='dat_pp', depths=[2, 4, 18, 2], **_T_PP),
     'dat_pp_s': dict(
         family='dat_pp',
@@ -143,6 +151,12 @@ ARCH_ZOO: dict[str, dict[str, Any]] = {
 
 _REQUIRED = ('embed_dims', 'depths', 'num_heads')
 _KEYS = {'family', *_REQUIRED, *COMMON, *FAMILIES['dat']}
+#: Arguments of DAT that override what an architecture says.
+OVERRIDES = (
+    'img_size',
+    'mlp_ratio',
+    *(f.name for f in fields(StageSettings) if f.name in _KEYS - {*_REQUIRED}),
+)
 
 
 def resolve_arch(
@@ -152,7 +166,8 @@ def resolve_arch(
 
     Args:
         arch: A name of :data:`ARCH_ZOO`, or a dict with at least
-            ``embed_dims``, ``depths`` and ``num_heads``, four numbers each.
+            ``embed_dims``, ``depths`` and ``num_heads``, four numbers each;
+            one number of ``embed_dims`` is doubled from stage to stage.
             All else comes from its ``family``, ``'dat'`` or ``'dat_pp'`` (the
             default).
         overrides: Settings that replace the architecture's; None is none.
@@ -203,16 +218,22 @@ def resolve_arch(
             convention=settings['family'],
             **{name: column[i] for name, column in columns.items()},
         )
-        for i, dim in enumerate(
-            _per_stage('embed_dims', settings['embed_dims'])
-        )
+        for i, dim in enumerate(_widths(settings['embed_dims']))
     )
     for number, stage in enumerate(stages):
         _check_stage(number, stage)
+    if settings['stem_channels'] is None:
+        settings['stem_channels'] = stages[0].dim
     require(
-        not settings['conv_embed'] or stages[0].dim % 2 == 0,
-        'embed_dims[0] must be even for a convolutional patch embedding',
-        stages[0].dim,
+        is_whole(settings['stem_channels']),
+        'stem_channels must be a whole number of at least 1',
+        settings['stem_channels'],
+    )
+    require(
+        not settings['conv_embed'] or settings['stem_channels'] % 2 == 0,
+        'embed_dims[0] or stem_channels must be even for a convolutional '
+        'patch embedding',
+        settings['stem_channels'],
     )
     ratio = settings['mlp_ratio']
     require(
@@ -236,11 +257,13 @@ def resolve_arch(
 def _named_settings(arch: str | Mapping[str, Any]) -> dict[str, Any]:
     """All settings of an architecture, defaults filled in."""
     if isinstance(arch, str):
-        require(
-            arch.lower() in ARCH_ZOO,
-            f'arch must be a dict or one of {", ".join(ARCH_ZOO)}',
-            arch,
-        )
+        if arch.lower() not in ARCH_ZOO:
+            close = get_close_matches(arch.lower(), ARCH_ZOO, 1)
+            nearest = f'; {close[0]} is meant, perhaps' if close else ''
+            raise SettingError(
+                f'arch must be a dict or one of {", ".join(ARCH_ZOO)}; got '
+                f'{arch!r}{nearest}.'
+            )
         arch = ARCH_ZOO[arch.lower()]
     require(isinstance(arch, Mapping), 'arch must be a name or a dict', arch)
     missing = [key for key in _REQUIRED if key not in arch]
@@ -270,6 +293,13 @@ def _per_stage(name: str, value: Any) -> list[Any]:
         )
         return list(value)
     return [value] * NUM_STAGES
+
+
+def _widths(value: Any) -> list[Any]:
+    """Channels of the stages; one number is doubled from stage to stage."""
+    if is_whole(value):
+        return [value * 2**i for i in range(NUM_STAGES)]
+    return _per_stage('embed_dims', value)
 
 
 def _map_sizes(img_size: int | Sequence[int]) -> list[tuple[int, int]]:
@@ -307,8 +337,8 @@ def _check_stage(number: int, stage: StageSettings) -> None:
     )
     require(
         len(stage.attentions) == stage.depth
-        and set(stage.attentions) <= set(KINDS),
-        f'attentions {where}must hold one of the letters {"".join(KINDS)} '
+        and set(stage.attentions) <= set(LETTERS),
+        f'attentions {where}must hold one of the letters {LETTERS} '
         f'for each of its {stage.depth} blocks',
         stage.attentions,
     )
@@ -344,16 +374,11 @@ def _check_stage(number: int, stage: StageSettings) -> None:
         f'position_bias {where}must be one of {", ".join(POSITION_BIASES)}',
         stage.position_bias,
     )
-    if 'E' in used:
+    for letter, factor in (('E', 4), ('Q', 2)):
         require(
-            stage.dim % (4 * stage.num_heads) == 0,
-            f'embed_dims {where}must be a multiple of 4 num_heads for E',
-            f'{stage.dim} for {stage.num_heads} heads',
-        )
-    if 'Q' in used:
-        require(
-            stage.dim % (2 * stage.num_heads) == 0,
-            f'embed_dims {where}must be a multiple of 2 num_heads for Q',
+            letter not in used or stage.dim % (factor * stage.num_heads) == 0,
+            f'embed_dims {where}must be a multiple of {factor} num_heads for '
+            f'{letter}',
             f'{stage.dim} for {stage.num_heads} heads',
         )
     if 'D' in used:
@@ -361,4 +386,46 @@ def _check_stage(number: int, stage: StageSettings) -> None:
             stage.num_heads % stage.offset_groups == 0,
             f'num_heads {where}must be a multiple of offset_groups',
             f'{stage.num_heads} heads for {stage.offset_groups} groups',
+        )
+
+
+def require(condition: bool, rule: str, value: Any) -> None:
+    """Raises SettingError with rule and value unless the condition holds."""
+    if not condition:
+        raise SettingError(f'{rule}; got {value!r}.')
+
+
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether it is a whole number of at least `least`; True is none."""
+    return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= least
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; True is none."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def check_flags(**flags: Any) -> None:
+    """Raises ValueError unless each is True or False."""
+    for name, value in flags.items():
+        require(
+            isinstance(value, bool), f'{name} must be True or False', value
+        )
+
+
+def check_rates(**rates: Any) -> None:
+    """Raises ValueError unless each is a number from 0 to 1."""
+    for name, value in rates.items():
+        require(
+            is_number(value) and 0 <= value <= 1,
+            f'{name} must lie in [0, 1]',
+            value,
         )

@@ -2,30 +2,31 @@
 """DAT and DAT++, the Deformable Attention Transformers."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
+import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from ..checkpoints.hooks import adapt_checkpoints_of
-from ..checkpoints.loading import safe_loading
-from ..ops.dispatch import check_backend_name
+from ..checkpoints.starting import start_from
+from ..ops.dispatch import BACKEND_NAMES
 from ..registry import MODELS
-from .arch import ARCH_ZOO, NUM_STAGES, resolve_arch
-from .embed import down_projection, patch_embedding
-from .rules import check_flags, check_rates, is_whole, require
-from .stage import Stage
-
-BACKEND_NAMES = (
-    'triton',
-    'separable',
-    'chunked',
-    'pieces',
-    'tiled',
-    'reference',
+from .arch import (
+    ARCH_ZOO,
+    NUM_STAGES,
+    OVERRIDES,
+    Architecture,
+    check_flags,
+    check_rates,
+    is_whole,
+    require,
+    resolve_arch,
 )
+from .arguments import takes_known_arguments
+from .block import Stage, backend_names
+from .embed import down_projection, patch_embedding
 
 
 # Also in mmengine's root registry, so that ``type='DAT'`` resolves from the
@@ -44,17 +45,18 @@ class DAT(BaseModule):
     value or a list of four.
 
     Args:
-        arch: One of ``dat_t dat_s dat_b dat_b_384 dat_pp_t dat_pp_s dat_pp_b
-            dat_pp_b_384``, or a dict with ``embed_dims``, ``depths``,
-            ``num_heads``, optionally ``family`` (``'dat'`` or ``'dat_pp'``,
+        arch: One of ``dat_t dat_s dat_b dat_b_384 dat_p_t dat_pp_t dat_pp_s
+            dat_pp_b dat_pp_b_384``, or a dict with ``embed_dims``, ``depths``,
+            ``num_heads`` (one number of ``embed_dims`` is doubled from stage
+            to stage), optionally ``family`` (``'dat'`` or ``'dat_pp'``,
             the default) and any of the settings below.
         in_channels: Channels of the image.
-        out_indices: Stages to output, out of 0 to 3.
+        out_indices: Stages to output, out of 0 to 3; -1 alone is the last.
         img_size: Training resolution, a number or (H, W). It sets the size of
             the position-bias tables only; the input may have any size.
         attentions: Four strings with one letter per block: L window, S
             shifted window, N neighbourhood, D deformable, P pyramid, X
-            depthwise convolution, E slide, Q learnt queries.
+            depthwise convolution, E slide, Q learnt queries, F full.
         window_size: Windows of L and S, kernel of X; per stage.
         neighborhood_size: Neighbourhoods of N; per stage.
         sr_ratio: Reduction of P; per stage.
@@ -79,12 +81,16 @@ class DAT(BaseModule):
         norm_eval: Keep norm layers in eval mode; without effect on the
             result, since layer norms behave alike in both modes.
         with_cp: Recompute blocks in the backward pass to save memory.
-        backend: Attention backend to insist on, see :mod:`mmdat.ops`.
+        backend: Backend to insist on in the attentions that have it:
+            ``'triton'``, ``'separable'``, ``'sdpa'`` or ``'reference'``.
         init_cfg: Initialisation, e.g. ``dict(type='Pretrained',
-            checkpoint='dat_tiny_in1k_224.pth')``.
+            checkpoint='dat_tiny_in1k_224.pth')``; with ``strict=False`` a
+            file that fits in part is taken as far as it does, and other
+            `in_channels` get its first kernel adapted.
 
     Raises:
-        ValueError: A setting breaks a rule; the message names rule and value.
+        SettingError: A setting breaks a rule; the message names rule and
+            value. It is a ValueError, and a TypeError too.
 
     Examples:
         >>> import torch
@@ -100,6 +106,7 @@ class DAT(BaseModule):
 
     arch_zoo = ARCH_ZOO
 
+    @takes_known_arguments
     def __init__(
         self,
         arch: str | dict[str, Any] = 'dat_t',
@@ -128,33 +135,18 @@ class DAT(BaseModule):
         backend: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        given = dict(locals())
         _check_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
-        resolved = resolve_arch(
-            arch,
-            dict(
-                img_size=img_size,
-                attentions=attentions,
-                window_size=window_size,
-                neighborhood_size=neighborhood_size,
-                sr_ratio=sr_ratio,
-                offset_groups=offset_groups,
-                offset_kernel=offset_kernel,
-                offset_stride=offset_stride,
-                offset_range=offset_range,
-                use_offsets=use_offsets,
-                position_bias=position_bias,
-                layer_scale_init_value=layer_scale_init_value,
-                mlp_ratio=mlp_ratio,
-            ),
-        )
+        overrides = {name: given[name] for name in OVERRIDES}
+        resolved = resolve_arch(arch, overrides)
         check_rates(
             drop_rate=drop_rate,
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
         )
         check_flags(norm_eval=norm_eval, with_cp=with_cp)
-        check_backend_name(backend, BACKEND_NAMES)
+        _check_backend(backend, resolved)
         require(
             is_whole(in_channels),
             'in_channels must be a whole number of at least 1',
@@ -176,7 +168,9 @@ class DAT(BaseModule):
         last = max(sum(depths) - 1, 1)
         rates = iter(drop_path_rate * i / last for i in range(sum(depths)))
         conv = resolved.conv_embed
-        self.patch_embed = patch_embedding(in_channels, dims[0], conv)
+        stem = resolved.stem_channels
+        self.patch_embed = patch_embedding(in_channels, stem, conv)
+        self.stem_proj = nn.Linear(stem, dims[0]) if stem != dims[0] else None
         self.stages = nn.ModuleList(
             Stage(
                 resolved,
@@ -223,7 +217,12 @@ class DAT(BaseModule):
                 f'DAT takes images of a floating type; got {x.dtype}, '
                 f'normalise them first.'
             )
+        # Whoever gives images with channels last goes on with such maps.
+        last = x.stride(1) == 1 and x.stride(3) == x.shape[1] > 1
+        layout = torch.channels_last if last else torch.contiguous_format
         x = self.patch_embed(x.permute(0, 2, 3, 1))  # B, H / 4, W / 4, C
+        if self.stem_proj is not None:
+            x = self.stem_proj(x)
         outs = []
         for i, stage in enumerate(self.stages):
             if i > 0:
@@ -231,18 +230,29 @@ class DAT(BaseModule):
             x = stage(x)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x)
-                outs.append(out.permute(0, 3, 1, 2).contiguous())
+                outs.append(
+                    out.permute(0, 3, 1, 2).contiguous(memory_format=layout)
+                )
         return tuple(outs)
 
     def init_weights(self) -> None:
         """Initialises as `init_cfg` says; its checkpoint is read as data.
 
         Raises:
-            UserError: The checkpoint is missing, is something else or asks to
-                run code.
+            UserError: The checkpoint is missing, is something else, asks to
+                run code, or does not fit and ``strict=False`` is not set.
         """
-        with safe_loading() if self.init_cfg else nullcontext():
+        init_cfg, again = self.init_cfg, self.is_init
+        parts = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
+        starts = [part for part in parts if _is_pretrained(part)]
+        # The rest is mmengine's, whose own Pretrained is never strict.
+        self.init_cfg = [p for p in parts if p and p not in starts] or None
+        try:
             super().init_weights()
+        finally:
+            self.init_cfg = init_cfg
+        for part in () if again else starts:
+            start_from(self, **{k: v for k, v in part.items() if k != 'type'})
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
@@ -267,7 +277,7 @@ class DAT(BaseModule):
         depth = last
         if param_name.startswith(prefix):
             part, *numbers = param_name[len(prefix) :].split('.')
-            if part == 'patch_embed':
+            if part in ('patch_embed', 'stem_proj'):
                 depth = 0
             elif part == 'stages':  # stages.STAGE.blocks.BLOCK
                 depth = sum(depths[: int(numbers[0])]) + int(numbers[2]) + 1
@@ -290,6 +300,8 @@ class DAT(BaseModule):
         frozen: list[nn.Module] = []
         if self.frozen_stages >= 0:
             frozen.append(self.patch_embed)
+            if self.stem_proj is not None:
+                frozen.append(self.stem_proj)
         for i in range(self.frozen_stages):
             frozen.append(self.stages[i])
             if i > 0:
@@ -301,6 +313,8 @@ class DAT(BaseModule):
 
 
 def _check_out_indices(out_indices: Any) -> tuple[int, ...]:
+    if is_whole(out_indices, -NUM_STAGES) and out_indices < 0:
+        out_indices += NUM_STAGES
     listed = isinstance(out_indices, Sequence)
     indices = tuple(out_indices) if listed else (out_indices,)
     require(
@@ -312,6 +326,23 @@ def _check_out_indices(out_indices: Any) -> tuple[int, ...]:
         out_indices,
     )
     return indices
+
+
+def _check_backend(backend: Any, arch: Architecture) -> None:
+    letters = {x for stage in arch.stages for x in stage.attentions}
+    known = [name for name in BACKEND_NAMES if name in backend_names(letters)]
+    require(
+        backend is None or backend in known,
+        f'backend must be one of those that attentions of this model have, '
+        f'{", ".join(known) or "none"}, or None to choose by itself',
+        backend,
+    )
+
+
+def _is_pretrained(part: dict[str, Any]) -> bool:
+    """Whether a part of an init_cfg reads a checkpoint."""
+    kind = part.get('type')
+    return getattr(kind, '__name__', kind) in ('Pretrained', 'PretrainedInit')
 
 
 def _check_init_cfg(init_cfg: Any) -> None:

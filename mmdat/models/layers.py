@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import linear
-from ..ops.norm import Norm
+from ..ops.custom_op import is_needed
 from ..ops.precision import at_least_float32, autocast_off
 
 
@@ -19,6 +18,18 @@ def named(**modules: nn.Module) -> nn.Sequential:
     optimiser's ``paramwise_cfg`` reaches all of them.
     """
     return nn.Sequential(OrderedDict(modules))
+
+
+def as_parameters_of(module: nn.Module, x: Tensor) -> Tensor:
+    """`x` in the floating type that the parameters of a module have.
+
+    float32 if it has none, as layers that were quantised.
+    """
+    types = (p.dtype for p in module.parameters() if p.is_floating_point())
+    # What is copied anyway is laid out row by row.
+    return x.to(
+        next(types, torch.float32), memory_format=torch.contiguous_format
+    )
 
 
 class LayerScale(nn.Module):
@@ -46,15 +57,15 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drops along the first axis, in training only."""
-        if self.is_idle():
+        if not self.training or self.rate == 0:
             return x
-        keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1))
-        keep = keep.bernoulli_(1 - self.rate)
-        return x * keep / (1 - self.rate) if self.rate < 1 else x * keep
+        out = x * self.draw(x)
+        return out / (1 - self.rate) if self.rate < 1 else out
 
-    def is_idle(self) -> bool:
-        """Whether it drops nothing now."""
-        return not self.training or self.rate == 0
+    def draw(self, x: Tensor) -> Tensor:
+        """1 for each sample of `x` (B, ...) to keep and 0 for each to drop."""
+        keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1))
+        return keep.bernoulli_(1 - self.rate)
 
     def extra_repr(self) -> str:
         """Shows the rate."""
@@ -98,8 +109,10 @@ class Conv2d(nn.Conv2d):
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pads (B, H, W, C) with zeros at the bottom right."""
     height, width = x.shape[1:3]
-    below, right = -height % divisor, -width % divisor
-    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+    below, right = (-(-n // divisor) * divisor - n for n in (height, width))
+    if is_needed(below) or is_needed(right):
+        return F.pad(x, (0, 0, 0, right, 0, below))
+    return x
 
 
 class PatchConv(Conv2d):
@@ -119,54 +132,3 @@ def depthwise(dim: int, kernel_size: int, stride: int = 1) -> Conv2d:
         return PatchConv(dim, dim, stride, groups=dim)
     padding = kernel_size // 2
     return Conv2d(dim, dim, kernel_size, stride, padding, groups=dim)
-
-
-def is_hooked(layer: nn.Module) -> bool:
-    """Whether somebody wants to see or change what goes in or comes out."""
-    return bool(
-        'forward' in vars(layer)
-        or layer._forward_pre_hooks
-        or layer._forward_hooks
-        or layer._backward_pre_hooks
-        or layer._backward_hooks
-    )
-
-
-def are_plain(*layers: nn.Module) -> bool:
-    """Whether these layers can be run as one.
-
-    Not if some are of another kind now, or have hooks that want to be called.
-    """
-    return all(
-        type(layer) in (nn.Linear, nn.GELU, nn.LayerNorm, Conv2d)
-        and not is_hooked(layer)
-        for layer in layers
-    )
-
-
-def does_nothing(layer: nn.Module) -> bool:
-    """Whether a layer gives back what it gets, for now, and nobody looks."""
-    idle = (
-        type(layer) is nn.Identity
-        or (type(layer) is DropPath and layer.is_idle())
-        or (type(layer) is nn.Dropout and not (layer.training and layer.p))
-    )
-    return idle and not is_hooked(layer)
-
-
-def plain_norm(layer: nn.Module) -> Norm | None:
-    """What a LayerNorm of channels does, None if it is not a plain one."""
-    if are_plain(layer) and layer.bias is not None:
-        return Norm(layer.weight, layer.bias, layer.eps)
-    return None
-
-
-def project(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a linear layer makes of (..., C), by the faster product if it can.
-
-    A function and not a layer of our own: those who replace, count or prune
-    layers look for ``nn.Linear``.
-    """
-    if are_plain(layer) and linear.declines(x, layer.weight) is None:
-        return linear.linear(x, layer.weight, layer.bias)
-    return layer(x)

@@ -3,11 +3,14 @@
 
 from torch import Tensor, nn
 
-from ..ops.mlp import conv_mlp, gelu_linear, mlp
-from ..ops.norm import Norm, around
-from .layers import are_plain, depthwise, does_nothing
+from ..ops.cpu import fused_mlp
+from .fused import Piece, activate, may_be_one_piece
+from .layers import Conv2d, depthwise
 
 
+@may_be_one_piece(
+    fc1=nn.Linear, dwconv=Conv2d, act=nn.GELU, fc2=nn.Linear, drop=nn.Dropout
+)
 class MLP(nn.Module):
     """Linear, (x + depthwise 3x3 of x,) GELU, Linear.
 
@@ -29,33 +32,19 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(
-        self, x: Tensor, norm: Norm | None = None, residual: bool = False
-    ) -> Tensor:
-        """Maps (B, H, W, C) to (B, H, W, C), see `ops.norm.around`."""
-        fc1, conv, act, fc2 = self.fc1, self.dwconv, self.act, self.fc2
-        if self._is_plain(fc1, act, fc2):
-            weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
-            if conv is None:
-                return mlp(x, *weights, norm, residual)
-            if self._is_plain(conv):
-                weights += conv.weight, conv.bias
-                return conv_mlp(x, *weights, norm, residual)
-        return around(self._layer_by_layer, x, norm, residual)
-
-    def _layer_by_layer(self, x: Tensor) -> Tensor:
-        conv, act, fc2 = self.dwconv, self.act, self.fc2
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C)."""
         x = self.fc1(x)
-        if conv is not None:
-            x = self.drop(x)
-            x = x + conv(x)
-        if self._is_plain(act, fc2):
-            return gelu_linear(x, fc2.weight, fc2.bias)
-        x = act(x)
-        if conv is None:
-            x = self.drop(x)
-        return self.drop(fc2(x))
+        if self.dwconv is None:
+            return self.drop(activate(self.act, self.drop, self.fc2, x))
+        x = self.drop(x)
+        x = x + self.dwconv(x)
+        return self.drop(activate(self.act, None, self.fc2, x))
 
-    def _is_plain(self, *layers: nn.Module) -> bool:
-        """Whether these run as one, without dropout between."""
-        return does_nothing(self.drop) and are_plain(*layers)
+    def as_piece(self) -> Piece:
+        """All layers as one function."""
+        fc1, conv, fc2 = self.fc1, self.dwconv, self.fc2
+        weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
+        if conv is None:
+            return Piece(fused_mlp.mlp, weights)
+        return Piece(fused_mlp.conv_mlp, (*weights, conv.weight, conv.bias))

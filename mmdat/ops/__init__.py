@@ -5,15 +5,15 @@ Layout is channels-last, (B, H, W, heads, d). Nothing here has parameters.
 """
 
 from .deformable_attention import deformable_attention
+from .dispatch import explain
 from .neighborhood_attention import neighborhood_attention
 from .sampling import sample_at_points
 from .window_attention import window_attention
-from .window_self_attention import window_self_attention
 
 __all__ = [
     'deformable_attention',
+    'explain',
     'neighborhood_attention',
     'sample_at_points',
     'window_attention',
-    'window_self_attention',
 ]

@@ -20,15 +20,58 @@ are at 0 and a ranged offset does not move them.
 import torch
 from torch import Tensor
 
+from .constants import constant
+
 CONVENTIONS = ('dat', 'dat_pp')
 
 
-def _axis(n: int, start: float, span: int, like: Tensor) -> Tensor:
-    """``2 (start + i) / span - 1`` for i < n, or zeros where span is 0."""
+@constant
+def _axis(
+    n: int, first: int, span: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """``(i + first / 2) / (span / 2)`` for i < n, or zeros where span is 0.
+
+    The two conventions as fractions of halves, rounded once. A range of
+    another step than 1 has a length that compilers cannot follow.
+    """
+    numbers = torch.arange(n, dtype=dtype, device=device)
+    if isinstance(span, Tensor):  # traced: right at sizes with and without 0
+        axis = (numbers + first / 2) / (span.clamp(min=1) / 2)
+        return axis * (span > 0)
     if span == 0:
-        return torch.zeros(n, dtype=like.dtype, device=like.device)
-    steps = torch.arange(n, dtype=like.dtype, device=like.device)
-    return (steps + start) / span * 2 - 1
+        return torch.zeros_like(numbers)
+    return (numbers + first / 2) / (span / 2)
+
+
+@constant
+def _points_yx(
+    hk: int,
+    wk: int,
+    convention: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """See :func:`reference_points_yx`."""
+    like = torch.empty(0, dtype=dtype, device=device)
+    y = reference_axis(hk, convention, like)
+    x = reference_axis(wk, convention, like)
+    return torch.stack(torch.meshgrid(y, x, indexing='ij'), dim=-1)
+
+
+@constant
+def _cell_yx(
+    hk: int,
+    wk: int,
+    convention: str,
+    factor: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """What an offset of 1 times a factor means along y and x, shape (2,)."""
+    cells = [factor * _cell(n, convention) for n in (hk, wk)]
+    return torch.cat(
+        [torch.full((1,), c, dtype=dtype, device=device) for c in cells]
+    )
 
 
 def reference_axis(n: int, convention: str, like: Tensor) -> Tensor:
@@ -42,23 +85,23 @@ def reference_axis(n: int, convention: str, like: Tensor) -> Tensor:
     Returns:
         Tensor of shape (n,).
     """
-    return _axis(n, 0.5, n if convention == 'dat' else n - 1, like)
+    if convention == 'dat':
+        return _axis(n, 1 - n, n, like.dtype, like.device)
+    return _axis(n, 2 - n, n - 1, like.dtype, like.device)
 
 
 def query_axis(n: int, convention: str, like: Tensor) -> Tensor:
     """Coordinates of the `n` queries along one axis, shape (n,)."""
     if convention == 'dat':
-        return _axis(n, 0.5, n, like)
-    return _axis(n, 0.0, n - 1, like)
+        return _axis(n, 1 - n, n, like.dtype, like.device)
+    return _axis(n, 1 - n, n - 1, like.dtype, like.device)
 
 
 def reference_points_yx(
     hk: int, wk: int, convention: str, like: Tensor
 ) -> Tensor:
     """The regular grid the keys are moved from, shape (Hk, Wk, 2)."""
-    y = reference_axis(hk, convention, like)
-    x = reference_axis(wk, convention, like)
-    return torch.stack(torch.meshgrid(y, x, indexing='ij'), dim=-1)
+    return _points_yx(hk, wk, convention, like.dtype, like.device)
 
 
 def deformed_points_yx(
@@ -80,15 +123,18 @@ def deformed_points_yx(
         Positions (..., Hk, Wk, 2) in normalised coordinates.
     """
     hk, wk = offset_yx.shape[-3:-1]
-    reference_yx = reference_points_yx(hk, wk, convention, offset_yx)
+    like = offset_yx.dtype, offset_yx.device
+    reference_yx = _points_yx(hk, wk, convention, *like)
     if offset_range < 0:
         return (reference_yx + offset_yx).clamp(-1, 1)
-    cell_yx = offset_yx.new_tensor([_cell(n, convention) for n in (hk, wk)])
-    return reference_yx + offset_range * cell_yx * offset_yx.tanh()
+    cell_yx = _cell_yx(hk, wk, convention, offset_range, *like)
+    return torch.addcmul(reference_yx, offset_yx.tanh(), cell_yx)
 
 
 def _cell(n: int, convention: str) -> float:
     """What an offset range of 1 means on an axis of n keys."""
     if convention == 'dat':
         return 1 / n
+    if isinstance(n, Tensor):  # traced, as in `_axis`
+        return (n > 1) / (n - 1).clamp(min=1)
     return 1 / (n - 1) if n > 1 else 0.0

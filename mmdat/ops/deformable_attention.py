@@ -3,24 +3,31 @@
 
 from torch import Tensor
 
-from .backends import chunked, reference, separable, triton_deformable
-from .dispatch import Backend, choose, reasons
+from . import reference
+from .dispatch import Backend, choose, explainable
 from .position_bias import PositionBias
 from .precision import autocast_off
+from .sdpa import deformable as sdpa
+from .separable import attention as separable
+from .triton import deformable as triton_deformable
+from .triton import probe
+from .triton.common import yields
 
 BACKENDS = (
     Backend(
         'triton',
         triton_deformable.deformable_attention,
-        triton_deformable.declines,
+        triton_deformable.not_supported,
+        yields,
+        probe.deformable_failure,
     ),
     Backend(
         'separable',
         separable.deformable_attention,
-        separable.declines,
-        separable.yields,
+        separable.not_supported,
+        separable.slower,
     ),
-    Backend('chunked', chunked.deformable_attention, chunked.declines),
+    Backend('sdpa', sdpa.deformable_attention, sdpa.not_supported),
     Backend('reference', reference.deformable_attention),
 )
 
@@ -34,8 +41,7 @@ def deformable_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
-    explain: bool = False,
-) -> Tensor | dict[str, str | None]:
+) -> Tensor:
     """Attention of a map of queries on a few shared, sampled keys.
 
     ``softmax(scale q k^T + bias) v`` (DAT, eq. 5 to 8). The position bias is
@@ -48,9 +54,8 @@ def deformable_attention(
         bias: A bias of :mod:`mmdat.ops.position_bias`, or None.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'triton'``, ``'separable'``, ``'chunked'``,
-            ``'reference'``, or None to choose.
-        explain: Return the reasons why each backend declines instead.
+        backend: ``'triton'``, ``'separable'``, ``'sdpa'``, ``'reference'``,
+            or None to choose; :func:`mmdat.ops.explain` says how.
 
     Returns:
         Tensor (B, H, W, heads, d).
@@ -58,13 +63,26 @@ def deformable_attention(
     Raises:
         ValueError: The backend asked for cannot run here.
     """
-    height, width = q.shape[1:3]
-    q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    args = q, k, v, bias, scale, dropout
-    if explain:
-        return reasons('deformable_attention', BACKENDS, *args)
+    args = _arguments(q, k, v, bias, scale=scale, dropout=dropout)
     run = choose('deformable_attention', BACKENDS, backend, *args)
     with autocast_off(q):
         out = run(*args)  # B, heads, H W, d
-    return out.transpose(1, 2).unflatten(1, (height, width))
+    return out.transpose(1, 2).unflatten(1, q.shape[1:3])
+
+
+def _arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: PositionBias | None = None,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> tuple:
+    """What backends take: heads before pixels, and a scale."""
+    q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return q, k, v, bias, scale, dropout
+
+
+explainable(deformable_attention, BACKENDS, _arguments)

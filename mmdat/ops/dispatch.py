@@ -5,9 +5,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mmengine.logging import MMLogger
+from .custom_op import is_transformed
 
 ENVIRONMENT_VARIABLE = 'MMDAT_ATTN_BACKEND'
+# All names that backends have; an op has some of them.
+BACKEND_NAMES = ('triton', 'separable', 'sdpa', 'reference')
 
 
 def runs_everywhere(*_) -> None:
@@ -22,25 +24,48 @@ class Backend:
     Attributes:
         name: What the user calls it.
         run: The implementation.
-        declines: Given the op's arguments, the reason why it cannot run, or
+        not_supported: Given the op's arguments, why it cannot run, or
             None.
-        yields: The reason why the next one is likely faster, or None; of no
+        slower: The reason why the next one is likely faster, or None; of no
             interest for a backend that was asked for.
+        failure: What went wrong when it was tried on this machine, or None.
+            A backend that was asked for shows it by itself.
     """
 
     name: str
     run: Callable
-    declines: Callable[..., str | None] = runs_everywhere
-    yields: Callable[..., str | None] = runs_everywhere
+    not_supported: Callable[..., str | None] = runs_everywhere
+    slower: Callable[..., str | None] = runs_everywhere
+    failure: Callable[..., str | None] = runs_everywhere
+
+    def declines(self, *args, asked_for: bool = False) -> str | None:
+        """Why the next one is taken instead, or None."""
+        reason = self.not_supported(*args)
+        if reason is None and not asked_for:
+            reason = self.slower(*args) or self.failure(*args)
+        return reason
 
 
-def check_backend_name(name: str | None, known: tuple[str, ...]) -> None:
-    """Raises ValueError for a name that no op knows."""
-    if name is not None and name not in known:
+def wanted(
+    asked_for: str | None = None, backends: tuple[Backend, ...] = ()
+) -> str | None:
+    """The name of the backend to insist on, None for a choice.
+
+    Args:
+        asked_for: A name, or None to ask ``MMDAT_ATTN_BACKEND``.
+        backends: Further ones than the names that all know.
+
+    Raises:
+        ValueError: No op has a backend of that name.
+    """
+    source = 'backend' if asked_for else ENVIRONMENT_VARIABLE
+    name = asked_for or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if name not in (None, *BACKEND_NAMES, *(b.name for b in backends)):
         raise ValueError(
-            f'backend must be one of {", ".join(known)}, or None to choose by '
-            f'itself; got {name!r}.'
+            f'{source} must be one of {", ".join(BACKEND_NAMES)}, or none to '
+            f'choose by itself; got {name!r}.'
         )
+    return name
 
 
 def choose(
@@ -58,22 +83,68 @@ def choose(
 
     Raises:
         ValueError: The wanted backend declines; the message is its reason.
+            Or no op has a backend of that name.
     """
-    name = name or os.environ.get(ENVIRONMENT_VARIABLE)
+    name = wanted(name, backends)
+    if name is None and is_transformed():
+        name = 'reference'  # torch.func knows plain operations best
     asked_for = [b for b in backends if b.name == name]
     why_not = []
     for backend in asked_for or backends:
-        reason = backend.declines(*args)
-        if reason is None and not asked_for:
-            reason = backend.yields(*args)
+        reason = backend.declines(*args, asked_for=len(asked_for) > 0)
         if reason is None:
             return backend.run
         why_not.append(f'{backend.name}: {reason}')
     raise ValueError(f'No backend can run {op} here. {" ".join(why_not)}')
 
 
-def reasons(op: str, backends: tuple[Backend, ...], *args) -> dict:
-    """Why each backend of an op is passed over, None where it would run."""
-    found = {b.name: b.declines(*args) or b.yields(*args) for b in backends}
-    MMLogger.get_current_instance().debug(f'{op}: {found}')
-    return found
+# For each op its backends, and what makes their arguments of its own.
+_ops: dict[Callable, tuple[tuple[Backend, ...], Callable[..., tuple]]] = {}
+
+
+def explainable(
+    op: Callable,
+    backends: tuple[Backend, ...],
+    arguments: Callable[..., tuple],
+) -> None:
+    """Makes :func:`explain` know an op.
+
+    Args:
+        op: The op.
+        backends: Its backends, the preferred first.
+        arguments: Makes what they take of what the op takes.
+    """
+    _ops[op] = backends, arguments
+
+
+def explain(op: Callable, *args, **kwargs) -> dict[str, str | None]:
+    """Says why each backend of an op is passed over.
+
+    Args:
+        op: An op of :mod:`mmdat.ops` that has backends.
+        *args: What it would be called with.
+        **kwargs: The same, without ``backend``.
+
+    Returns:
+        For each backend, the preferred first, a reason or None. The first
+        with None would run.
+
+    Raises:
+        ValueError: `op` has no backends.
+
+    Examples:
+        >>> import torch
+        >>> from mmdat import ops
+        >>> q = k = v = torch.rand(1, 4, 6, 2, 8)
+        >>> ops.explain(ops.deformable_attention, q, k, v)['sdpa'] is None
+        True
+    """
+    if op not in _ops:
+        names = ', '.join(sorted(known.__name__ for known in _ops))
+        raise ValueError(
+            f'explain takes an op that has backends, one of {names}; got '
+            f'{op!r}.'
+        )
+    backends, arguments = _ops[op]
+    taken = arguments(*args, **kwargs)
+    return {b.name: b.declines(*taken) for b in backends}

@@ -3,17 +3,23 @@
 
 from torch import Tensor
 
-from .backends import reference, tiled_neighborhood, triton_neighborhood
-from .dispatch import Backend, choose, reasons
+from . import reference
+from .dispatch import Backend, choose, explainable
 from .precision import autocast_off
+from .sdpa import neighborhood as sdpa
+from .triton import neighborhood as triton_neighborhood
+from .triton import probe
+from .triton.common import yields
 
 BACKENDS = (
     Backend(
         'triton',
         triton_neighborhood.neighborhood_attention,
-        triton_neighborhood.declines,
+        triton_neighborhood.not_supported,
+        yields,
+        probe.neighborhood_failure,
     ),
-    Backend('tiled', tiled_neighborhood.neighborhood_attention),
+    Backend('sdpa', sdpa.neighborhood_attention),
     Backend('reference', reference.neighborhood_attention),
 )
 
@@ -28,8 +34,7 @@ def neighborhood_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
-    explain: bool = False,
-) -> Tensor | dict[str, str | None]:
+) -> Tensor:
     """Attention of each position on the K x K positions around it.
 
     At a border the neighbourhood moves inside the map: query i of n sees the
@@ -44,8 +49,8 @@ def neighborhood_attention(
         kernel_size: K, odd.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'triton'``, ``'tiled'``, ``'reference'``, or None to choose.
-        explain: Return the reasons why each backend declines instead.
+        backend: ``'triton'``, ``'sdpa'``, ``'reference'``, or None to choose;
+            :func:`mmdat.ops.explain` says how.
 
     Returns:
         Tensor (B, H, W, heads, d).
@@ -54,15 +59,32 @@ def neighborhood_attention(
         ValueError: The map is smaller than the neighbourhood, or the backend
             asked for cannot run here.
     """
+    args = _arguments(
+        q, k, v, bias_table, kernel_size, scale=scale, dropout=dropout
+    )
+    run = choose('neighborhood_attention', BACKENDS, backend, *args)
+    with autocast_off(q):
+        return run(*args)
+
+
+def _arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias_table: Tensor,
+    kernel_size: int,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> tuple:
+    """What backends take."""
     if min(q.shape[1:3]) < kernel_size:
         raise ValueError(
             f'A map must be at least as large as the neighbourhood; got '
             f'{tuple(q.shape[1:3])} for kernel_size={kernel_size}, pad it.'
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    args = q, k, v, bias_table, kernel_size, scale, dropout
-    if explain:
-        return reasons('neighborhood_attention', BACKENDS, *args)
-    run = choose('neighborhood_attention', BACKENDS, backend, *args)
-    with autocast_off(q):
-        return run(*args)
+    return q, k, v, bias_table, kernel_size, scale, dropout
+
+
+explainable(neighborhood_attention, BACKENDS, _arguments)

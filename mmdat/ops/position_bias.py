@@ -7,13 +7,15 @@ map) against all keys? A backend may thus ask for a few queries at a time and
 never hold the whole (queries x keys) array.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .sampling import grid_sample_between
+from .plain_sampling import grid_sample_between
+from .precision import autocast_off
 
 
 class PositionBias(Protocol):
@@ -28,12 +30,17 @@ def query_points_yx(
     query_y: Tensor, query_x: Tensor, start: int, stop: int
 ) -> Tensor:
     """Positions (stop - start, 2) of some queries of the grid y by x."""
-    width = query_x.numel()
+    (height,), (width,) = query_y.shape, query_x.shape
+    if start == 0 and stop == height * width:  # no cut, for any size
+        return _grid_yx(query_y, query_x)
     top, bottom = start // width, -(-stop // width)
-    points_yx = torch.stack(
-        torch.meshgrid(query_y[top:bottom], query_x, indexing='ij'), dim=-1
-    )
-    return points_yx.flatten(0, 1)[start - top * width : stop - top * width]
+    points_yx = _grid_yx(query_y[top:bottom], query_x)
+    return points_yx[start - top * width : stop - top * width]
+
+
+def _grid_yx(y: Tensor, x: Tensor) -> Tensor:
+    """All pairs, (H W, 2)."""
+    return torch.stack(torch.meshgrid(y, x, indexing='ij'), -1).flatten(0, 1)
 
 
 def displacement_yx(
@@ -93,15 +100,14 @@ class LogBias(NamedTuple):
     """A small MLP on the log-spaced displacement (after Swin V2).
 
     Attributes:
-        hidden: Weight (32, 2) and bias (32,) of the first layer.
-        out: Weight (heads / groups, 32) of the second, shared by the groups.
+        mlp: Maps spaced displacements (..., 2) to the scores of the heads of
+            a group (..., heads / groups); all groups share it.
         query_y: As in :class:`TableBias`, and so the next two.
         query_x: Query coordinates along x (W,).
         points_yx: Key positions (B, groups, Hk, Wk, 2).
     """
 
-    hidden: tuple[Tensor, Tensor]
-    out: Tensor
+    mlp: Callable[[Tensor], Tensor]
     query_y: Tensor
     query_x: Tensor
     points_yx: Tensor
@@ -112,9 +118,8 @@ class LogBias(NamedTuple):
             self.query_y, self.query_x, self.points_yx, start, stop
         )
         spaced_yx = move_yx.sign() * torch.log2(1 + move_yx.abs()) / 3
-        weight, bias = (p.to(spaced_yx.dtype) for p in self.hidden)
-        hidden = F.linear(spaced_yx, weight, bias).relu()
-        scores = F.linear(hidden, self.out.to(hidden.dtype))
+        with autocast_off(spaced_yx):
+            scores = self.mlp(spaced_yx)
         return scores.permute(0, 1, 4, 2, 3).flatten(1, 2)  # B, heads, ...
 
 

@@ -1,8 +1,12 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Keeping coordinates exact under mixed precision."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
+
+from .custom_op import HAS_OPERATORS
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -15,9 +19,27 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def autocast_off(x: Tensor) -> torch.autocast:
+def autocast_off(x: Tensor) -> AbstractContextManager:
     """A context in which autocast leaves operations on `x` alone."""
+    if x.device.type == 'meta':  # has no autocast
+        return nullcontext()
     return torch.autocast(device_type=x.device.type, enabled=False)
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """The type that layers read `x` in: autocast's where it is on.
+
+    To cast once what several layers and kernels read, or what is copied.
+    """
+    kind = x.device.type
+    if (
+        HAS_OPERATORS  # and with them autocast that names its device
+        and x.dtype == torch.float32
+        and kind != 'meta'  # has no autocast
+        and torch.is_autocast_enabled(kind)
+    ):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
 
 
 def must_repeat_exactly(x: Tensor) -> bool:

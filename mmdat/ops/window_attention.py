@@ -4,15 +4,23 @@
 import torch
 from torch import Tensor
 
-from .backends import reference, tiled_windows
-from .dispatch import Backend, choose, reasons
+from . import reference
+from .constants import constant
+from .dispatch import Backend, choose, explainable, wanted
 from .precision import autocast_off
+from .sdpa import windows as sdpa
 from .windows import WindowLayout
 
 BACKENDS = (
-    Backend('tiled', tiled_windows.window_attention),
+    Backend('sdpa', sdpa.window_attention),
     Backend('reference', reference.window_attention),
 )
+
+
+def chosen_by_name(backend: str | None) -> bool:
+    """Whether a backend of this op is asked for, here or for all ops."""
+    name = wanted(backend)
+    return any(name == known.name for known in BACKENDS)
 
 
 def window_bias(bias_table: Tensor, window_size: int) -> Tensor:
@@ -25,13 +33,20 @@ def window_bias(bias_table: Tensor, window_size: int) -> Tensor:
     Returns:
         Bias (heads, w^2, w^2), query by key.
     """
-    n = torch.arange(window_size, device=bias_table.device)
+    index = _pairs(window_size, bias_table.device)
+    bias = bias_table[index].unflatten(0, [window_size**2] * 2)
+    return bias.permute(2, 0, 1)
+
+
+@constant
+def _pairs(window_size: int, device: torch.device) -> Tensor:
+    """Where the table has each pair of a window, (w^4,)."""
+    n = torch.arange(window_size, device=device)
     move = n[:, None] - n + window_size - 1  # query, key
     index = (
         move[:, None, :, None] * (2 * window_size - 1) + move[None, :, None]
     )  # qy, qx, ky, kx
-    bias = bias_table[index.flatten()].unflatten(0, [window_size**2] * 2)
-    return bias.permute(2, 0, 1)
+    return index.flatten()
 
 
 def window_attention(
@@ -44,8 +59,7 @@ def window_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
-    explain: bool = False,
-) -> Tensor | dict[str, str | None]:
+) -> Tensor:
     """Attention within the windows of a map (Liu et al., ICCV 2021).
 
     In a rolled map positions that are not neighbours do not see each other.
@@ -59,8 +73,8 @@ def window_attention(
         layout: How the map was cut.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'tiled'``, ``'reference'``, or None to choose.
-        explain: Return the reasons why each backend declines instead.
+        backend: ``'sdpa'``, ``'reference'``, or None to choose;
+            :func:`mmdat.ops.explain` says how.
 
     Returns:
         Tensor (n, B, w * w, heads, d).
@@ -68,11 +82,35 @@ def window_attention(
     Raises:
         ValueError: The backend asked for cannot run here.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    bias = window_bias(bias_table, layout.size)
-    args = q, k, v, bias, layout, scale, dropout
-    if explain:
-        return reasons('window_attention', BACKENDS, *args)
+    args = _arguments(
+        q, k, v, bias_table, layout, scale=scale, dropout=dropout
+    )
     run = choose('window_attention', BACKENDS, backend, *args)
     with autocast_off(q):
         return run(*args)
+
+
+def _arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias_table: Tensor,
+    layout: WindowLayout,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> tuple:
+    """What backends take."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return (
+        q,
+        k,
+        v,
+        window_bias(bias_table, layout.size),
+        layout,
+        scale,
+        dropout,
+    )
+
+
+explainable(window_attention, BACKENDS, _arguments)

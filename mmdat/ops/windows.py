@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .custom_op import is_needed
+
 
 class WindowPart(NamedTuple):
     """Windows that look alike.
@@ -61,7 +63,7 @@ class WindowLayout(NamedTuple):
                 )
                 windows = slice(start, start + count)
                 yield WindowPart(windows, rows, columns, seam_y, seam_x)
-                start += count
+                start = start + count  # a tensor while TorchScript traces
 
     def _spans(self, n: int) -> list[tuple[slice, bool]]:
         if not self.shift:
@@ -70,7 +72,9 @@ class WindowLayout(NamedTuple):
         return [*whole, (slice(n - 1, n), True)]
 
 
-def split_windows(x: Tensor, layout: WindowLayout) -> Tensor:
+def split_windows(
+    x: Tensor, layout: WindowLayout, dtype: torch.dtype | None = None
+) -> Tensor:
     """Cuts a map into windows.
 
     The map is padded with zeros at the bottom right to a multiple of the
@@ -79,6 +83,8 @@ def split_windows(x: Tensor, layout: WindowLayout) -> Tensor:
     Args:
         x: Map (B, H, W, C).
         layout: How to cut it.
+        dtype: Type of the windows, that of `x` if None. What is copied is
+            copied in it.
 
     Returns:
         Windows (n, B, w * w, C).
@@ -86,13 +92,18 @@ def split_windows(x: Tensor, layout: WindowLayout) -> Tensor:
     size, shift = layout.size, layout.shift
     rows, columns = layout.grid
     below, right = rows * size - layout.height, columns * size - layout.width
-    if below or right:
+    dtype = x.dtype if dtype is None else dtype
+    padded = is_needed(below) or is_needed(right)
+    if padded or shift:
+        x = x.to(dtype)
+    if padded:
         x = F.pad(x, (0, 0, 0, right, 0, below))
     if shift:
         x = x.roll((-shift, -shift), (1, 2))
     grid = x.unflatten(1, (rows, size)).unflatten(3, (columns, size))
     grid = grid.permute(1, 3, 0, 2, 4, 5)  # rows, columns, B, w, w, C
     if not shift:
+        grid = grid.to(dtype, memory_format=torch.contiguous_format)
         return grid.flatten(3, 4).flatten(0, 1)
     return torch.cat(
         [
@@ -100,6 +111,10 @@ def split_windows(x: Tensor, layout: WindowLayout) -> Tensor:
             for part in layout.parts()
         ]
     )
+
+
+def _cat(parts: list[Tensor], dim: int) -> Tensor:
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def join_windows(windows: Tensor, layout: WindowLayout) -> Tensor:
@@ -114,19 +129,17 @@ def join_windows(windows: Tensor, layout: WindowLayout) -> Tensor:
     """
     size, shift = layout.size, layout.shift
     windows = windows.unflatten(2, (size, size))
-    bands: dict[int, list[Tensor]] = {}
+    bands: list[list[Tensor]] = []
+    rows = None
     for part in layout.parts():
         columns = part.columns.stop - part.columns.start
         band = windows[part.windows].unflatten(0, (-1, columns))
         band = band.permute(2, 0, 3, 1, 4, 5)  # B, rows, w, columns, w, C
-        bands.setdefault(part.rows.start, []).append(band)
-    x = torch.cat(
-        [
-            torch.cat(band, dim=3) if len(band) > 1 else band[0]
-            for band in bands.values()
-        ],
-        dim=1,
-    )
+        if part.rows is not rows:
+            rows = part.rows
+            bands.append([])
+        bands[-1].append(band)
+    x = _cat([_cat(band, 3) for band in bands], 1)
     x = x.flatten(3, 4).flatten(1, 2)
     if shift:
         x = x.roll((shift, shift), (1, 2))

@@ -4,6 +4,7 @@
 import numpy as np
 
 from .deformable import deformable_attention
+from .full import full_attention
 from .layers import depthwise_conv2d, layer_norm
 from .layout import Params, subset
 from .mlp import conv_mlp, mlp
@@ -46,6 +47,8 @@ def attention(
         return pyramid_attention(x, params, heads), None
     if kind == 'E':
         return slide_attention(x, params, heads), None
+    if kind == 'F':
+        return full_attention(x, params, heads), None
     if kind == 'Q':
         return qna_attention(x, params, variant.qna_heads[stage]), None
     raise ValueError(f'unknown kind of attention {kind!r}')
@@ -75,11 +78,11 @@ def block(
         name: subset(params, f'{name}.{index}.')
         for name in ('local_perception_units', 'attns', 'mlps', 'ln_cnvnxt')
     }
-    if variant.family == 'dat_pp':
+    if variant.layers == 'dat_pp':
         unit = own['local_perception_units']
         x = x + depthwise_conv2d(x, unit['weight'], unit['bias'])
 
-    feed_forward = mlp if variant.family == 'dat' else conv_mlp
+    feed_forward = mlp if variant.layers == 'dat' else conv_mlp
     if kind == 'X':
         hidden = depthwise_conv2d(
             x, own['attns']['weight'], own['attns']['bias']

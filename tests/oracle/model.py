@@ -27,13 +27,13 @@ class Stages(NamedTuple):
 def _one_image(image, params, variant):
     """Maps (H, W, C) and points (groups, Hk, Wk, 2) of one image."""
     x = patch_embed(
-        to_map(image), subset(params, 'patch_proj.'), variant.family
+        to_map(image), subset(params, 'patch_proj.'), variant.layers
     )
     maps, points_yx = [], {}
     for stage, kinds in enumerate(variant.stages):
         if stage:
             x = down_project(
-                x, subset(params, f'down_projs.{stage - 1}.'), variant.family
+                x, subset(params, f'down_projs.{stage - 1}.'), variant.layers
             )
         own = subset(params, f'stages.{stage}.')
         for index in range(len(kinds)):

@@ -11,7 +11,7 @@ class Variant(NamedTuple):
         family: 'dat' (DAT) or 'dat_pp' (DAT++).
         stages: The attention of every block, one string per stage: L local
             window, S shifted window, N neighbourhood, D deformable, P
-            pyramid, X convolution, E slide, Q learnt queries.
+            pyramid, X convolution, E slide, Q learnt queries, F full.
         heads: Per stage; the heads of a released model are 32 wide.
         groups: Offset groups per stage; None where there is no D.
         strides: Of the deformed keys, per stage.
@@ -20,6 +20,8 @@ class Variant(NamedTuple):
         offsets: See `deformable.deformable_attention`.
         bias: Likewise.
         qna_heads: Heads of Q per stage.
+        plain: Whether it is without the convolutions of DAT++ in patch
+            embedding, down-projections, MLPs and before blocks.
     """
 
     family: str
@@ -32,6 +34,12 @@ class Variant(NamedTuple):
     offsets: bool = True
     bias: str = 'table'
     qna_heads: tuple[int, ...] = (6, 12, 24, 48)
+    plain: bool = False
+
+    @property
+    def layers(self) -> str:
+        """The family whose layers around the attention it has."""
+        return 'dat' if self.plain else self.family
 
 
 def _dat(third: str, heads, groups, window=7) -> Variant:
@@ -62,6 +70,7 @@ VARIANTS = dict(
     dat_s=_dat(9 * 'LD', (3, 6, 12, 24), (3, 6)),
     dat_b=_dat(9 * 'LD', (4, 8, 16, 32), (4, 8)),
     dat_b_384=_dat(9 * 'LD', (4, 8, 16, 32), (4, 8), window=12),
+    dat_p_t=_dat_pp((2, 4, 8, 16), (1, 2, 4, 8))._replace(plain=True),
     dat_pp_t=_dat_pp((2, 4, 8, 16), (1, 2, 4, 8)),
     dat_pp_s=_dat_pp((3, 6, 12, 24), (1, 2, 3, 6)),
     dat_pp_b=_dat_pp((4, 8, 16, 32), (2, 4, 8, 16)),

@@ -136,7 +136,7 @@ def sound_settings(draw):
     """Settings of the right types, which may still contradict each other."""
     depths = draw(st.lists(st.integers(1, 2), min_size=4, max_size=4))
     letters = [
-        ''.join(draw(st.sampled_from('LSNDPXEQ')) for _ in range(depth))
+        ''.join(draw(st.sampled_from('LSNDPXEFQ')) for _ in range(depth))
         for depth in depths
     ]
     arch = dict(
@@ -173,7 +173,7 @@ def sound_settings(draw):
         frozen_stages=st.integers(-1, 4),
         norm_eval=st.booleans(),
         with_cp=st.booleans(),
-        backend=st.sampled_from([None, 'reference', 'tiled', 'chunked']),
+        backend=st.sampled_from([None, 'reference', 'sdpa']),
     )
     chosen = draw(st.lists(st.sampled_from(sorted(options)), unique=True))
     return dict({name: draw(options[name]) for name in chosen}, arch=arch)

@@ -109,7 +109,16 @@ def test_arch_may_be_a_dict_and_overrides_win():
         (dict(frozen_stages=5), '-1 to 4; got 5'),
         (
             dict(backend='cuda'),
-            "chunked, pieces, tiled, reference.*got 'cuda'",
+            "triton, separable, sdpa, reference, or None.*got 'cuda'",
+        ),
+        (dict(backend='pieces'), "got 'pieces'"),
+        (
+            dict(attentions=['LS', 'LS', 'LSLSLS', 'PX'], backend='separable'),
+            "model have, sdpa, reference, or.*got 'separable'",
+        ),
+        (
+            dict(attentions=['PX', 'PX', 'PXPXPX', 'EQ'], backend='sdpa'),
+            "model have, none, or None.*got 'sdpa'",
         ),
     ],
 )
@@ -228,6 +237,7 @@ KINDS = [
     dict(),
     dict(family='dat'),
     dict(attentions=['PX', 'EQ', 'LS', 'DN']),
+    dict(attentions=['FF', 'FD', 'DF', 'FF']),
     dict(position_bias='fixed'),
     dict(position_bias='log_continuous'),
     dict(position_bias='depthwise_conv'),

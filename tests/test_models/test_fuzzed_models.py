@@ -98,14 +98,14 @@ def test_chosen_backends(data):
 
 @fewer_cases
 @given(st.data())
-def test_tiled(data):
-    compare(data.draw, data.draw(architectures('LSN')), 'tiled')
+def test_sdpa_in_tiles(data):
+    compare(data.draw, data.draw(architectures('LSN')), 'sdpa')
 
 
 @fewer_cases
 @given(st.data())
-def test_chunked(data):
-    compare(data.draw, data.draw(architectures('D')), 'chunked')
+def test_sdpa_in_chunks(data):
+    compare(data.draw, data.draw(architectures('D')), 'sdpa')
 
 
 @fewer_cases

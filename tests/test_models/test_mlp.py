@@ -5,8 +5,10 @@ import pytest
 import torch
 from versions import needs_torch
 
+from mmdat.models import fused
 from mmdat.models.mlp import MLP
-from mmdat.ops import mlp as ops
+from mmdat.ops.cpu import fused_mlp
+from mmdat.ops.gelu_linear import gelu_linear
 
 pytestmark = needs_torch('2.4')
 
@@ -16,6 +18,16 @@ def layer_by_layer(mlp, x):
     if mlp.dwconv is not None:
         x = x + mlp.dwconv(x)
     return mlp.fc2(mlp.act(x))
+
+
+def in_a_block(mlp, x):
+    """The MLP after a norm, in one piece where it may be."""
+    norm = torch.nn.LayerNorm(x.shape[-1])
+    piece = fused._piece(norm, mlp, x)
+    if piece is None:
+        return mlp(norm(x))
+    layer = norm.weight, norm.bias, norm.eps
+    return piece.op(x, layer, piece.weights, piece.settings)
 
 
 def results(run, mlp, x, dtype=None):
@@ -70,7 +82,7 @@ def test_memory_of_the_hidden_map(conv, autocast, hidden_maps):
         torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
         torch.autocast('cpu', torch.bfloat16, enabled=autocast),
     ):
-        mlp(x.requires_grad_())
+        in_a_block(mlp, x.requires_grad_())
     assert len(kept) == hidden_maps
 
 
@@ -78,13 +90,21 @@ def test_memory_of_the_hidden_map(conv, autocast, hidden_maps):
 def called(monkeypatch):
     """The functions that run several layers as one, when they are called."""
     found = []
-    for name in ('mlp', 'conv_mlp', 'gelu_linear'):
+    for name in ('mlp', 'conv_mlp'):
+        op = getattr(fused_mlp, name)
 
-        def run(*args, name=name):
+        def run(*args, name=name, op=op):
             found.append(name)
-            return getattr(ops, name)(*args)
+            return op._forward(*args)
 
-        monkeypatch.setattr(f'mmdat.models.mlp.{name}', run)
+        run.registered = None
+        monkeypatch.setattr(op, 'operator', run)
+
+    def run(*args):
+        found.append('gelu_linear')
+        return gelu_linear(*args)
+
+    monkeypatch.setattr(fused, 'gelu_linear', run)
     return found
 
 
@@ -101,7 +121,8 @@ def called(monkeypatch):
 def test_hooks_are_called(layer, hook, called):
     mlp, calls = MLP(4, 8, conv=layer == 'dwconv'), []
     getattr(getattr(mlp, layer), hook)(lambda *_: calls.append(1))
-    mlp(torch.randn(1, 2, 2, 4, requires_grad=True)).sum().backward()
+    x = torch.randn(1, 2, 2, 4, requires_grad=True)
+    in_a_block(mlp, x).sum().backward()
     assert calls == [1]
     first_half = layer in ('fc1', 'dwconv')
     assert called == (['gelu_linear'] if first_half else [])
@@ -113,17 +134,17 @@ def test_other_layers_are_called(called):
             return 2 * super().forward(x)
 
     mlp, x = MLP(4, 8, conv=False), torch.randn(1, 2, 2, 4)
-    plain = mlp(x)
+    plain = in_a_block(mlp, x)
     fc2 = mlp.fc2
     mlp.fc2 = Doubled(8, 4)
     mlp.fc2.load_state_dict(fc2.state_dict())
-    torch.testing.assert_close(mlp(x), 2 * plain)
+    torch.testing.assert_close(in_a_block(mlp, x), 2 * plain)
     assert called == ['mlp']
 
 
 def test_dropout_is_applied(called):
     mlp, x = MLP(4, 8, conv=False, drop_rate=0.5), torch.randn(1, 9, 9, 4)
-    assert (mlp(x) == 0).float().mean() > 0.3
+    assert (in_a_block(mlp, x) == 0).float().mean() > 0.3
     assert called == []
-    assert not (mlp.eval()(x) == 0).any()
+    assert not (in_a_block(mlp.eval(), x) == 0).any()
     assert called == ['mlp']

@@ -1,10 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmdat.ops import deformable_attention
-from mmdat.ops.backends import chunked
 from mmdat.ops.position_bias import DenseBias, LogBias, TableBias
+from mmdat.ops.sdpa import deformable as sdpa
 
 # Sides, heads and groups all differ, so that no mix-up goes unseen.
 BATCH, HEADS, GROUPS, DIM = 2, 4, 2, 5
@@ -24,6 +25,14 @@ def inputs():
     )
 
 
+def log_mlp(weight, bias, out):
+    def run(x):
+        hidden = F.linear(x, weight.to(x), bias.to(x)).relu()
+        return F.linear(hidden, out.to(x))
+
+    return run
+
+
 def bias_of(kind):
     torch.manual_seed(1)
     axes = [torch.linspace(-1, 1, n).double() for n in QUERIES]
@@ -34,7 +43,8 @@ def bias_of(kind):
         return DenseBias(random(HEADS, 21, 10))
     if kind == 'log':
         hidden = (random(32, 2), random(32))
-        return LogBias(hidden, random(HEADS // GROUPS, 32), *axes, points)
+        out = random(HEADS // GROUPS, 32)
+        return LogBias(log_mlp(*hidden, out), *axes, points)
     return None
 
 
@@ -43,8 +53,8 @@ KINDS = ['table', 'dense', 'log', 'none']
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('chunk', [1, 2**30])
-def test_chunked_equals_reference(kind, chunk, monkeypatch):
-    monkeypatch.setattr(chunked, 'CHUNK_SCORES', chunk)
+def test_sdpa_equals_reference(kind, chunk, monkeypatch):
+    monkeypatch.setattr(sdpa, 'CHUNK_SCORES', chunk)
     # The smallest chunk is 64 queries: 21 fit, so make more of them.
     q, k, v = inputs()
     bias = bias_of(kind)
@@ -56,14 +66,14 @@ def test_chunked_equals_reference(kind, chunk, monkeypatch):
         elif kind == 'dense':
             bias = DenseBias(random(HEADS, 13 * 17, 10))
     torch.testing.assert_close(
-        deformable_attention(q, k, v, bias, backend='chunked'),
+        deformable_attention(q, k, v, bias, backend='sdpa'),
         deformable_attention(q, k, v, bias, backend='reference'),
         atol=1e-12,
         rtol=0,
     )
 
 
-@pytest.mark.parametrize('backend', ['chunked', 'reference'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
 @pytest.mark.parametrize('kind', ['table', 'dense', 'log'])
 def test_gradients(backend, kind):
     bias = bias_of(kind)
@@ -95,7 +105,7 @@ def test_scale_is_that_of_the_head_dimension():
     )
 
 
-@pytest.mark.parametrize('backend', ['chunked', 'reference'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
 def test_dropout_drops_and_keeps_the_mean(backend):
     q, k, _ = inputs()
     ones = torch.ones(BATCH, *KEYS, HEADS, 500).double()

@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 import pytest
 
-from mmdat.ops.dispatch import Backend, check_backend_name, choose, reasons
+from mmdat.ops.dispatch import Backend, choose, explain, explainable, wanted
 
 
 def run_fast(x):
@@ -20,6 +20,14 @@ BACKENDS = (
     Backend('fast', run_fast, needs_even),
     Backend('plain', run_plain),
 )
+
+
+def reasons(backends, *args):
+    def op(x):
+        return choose('op', backends, None, x)(x)
+
+    explainable(op, backends, lambda x: (x,))
+    return explain(op, *args)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +51,20 @@ def test_the_environment_decides_where_the_caller_does_not(monkeypatch):
     assert choose('op', BACKENDS, None, 2) is run_plain
     assert choose('op', BACKENDS, 'fast', 2) is run_fast
     # A name that only other ops know leaves this one its choice.
-    monkeypatch.setenv('MMDAT_ATTN_BACKEND', 'tiled')
+    monkeypatch.setenv('MMDAT_ATTN_BACKEND', 'triton')
+    assert choose('op', BACKENDS, None, 2) is run_fast
+
+
+def test_a_name_that_no_op_knows_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="backend must be one of.*'quick'"):
+        choose('op', BACKENDS, 'quick', 2)
+    monkeypatch.setenv('MMDAT_ATTN_BACKEND', 'tritn')
+    said = "MMDAT_ATTN_BACKEND must be one of triton, .*; got 'tritn'"
+    with pytest.raises(ValueError, match=said):
+        choose('op', BACKENDS, None, 2)
+    with pytest.raises(ValueError, match=said):
+        wanted()
+    monkeypatch.setenv('MMDAT_ATTN_BACKEND', '')
     assert choose('op', BACKENDS, None, 2) is run_fast
 
 
@@ -58,20 +79,14 @@ def test_a_slower_backend_yields_unless_asked_for():
     assert choose('op', backends, None, 12) is run_fast
     assert choose('op', backends, None, 2) is run_plain
     assert choose('op', backends, 'fast', 2) is run_fast
-    assert reasons('op', backends, 2) == {
+    assert reasons(backends, 2) == {
         'fast': 'it pays from 10 on; got 2.',
         'plain': None,
     }
 
 
 def test_explains():
-    assert reasons('op', BACKENDS, 3) == {
+    assert reasons(BACKENDS, 3) == {
         'fast': 'x must be even; got 3.',
         'plain': None,
     }
-
-
-def test_unknown_names_are_refused():
-    check_backend_name(None, ('fast',))
-    with pytest.raises(ValueError, match="one of fast, or None.*got 'slow'"):
-        check_backend_name('slow', ('fast',))

@@ -16,8 +16,8 @@ from mmdat.ops import (
     sample_at_points,
     window_attention,
 )
+from mmdat.ops.plain_sampling import _by_index
 from mmdat.ops.position_bias import TableBias
-from mmdat.ops.sampling import _by_index
 from mmdat.ops.windows import WindowLayout
 
 pytestmark = [pytest.mark.fuzz, needs_torch('2.4')]
@@ -72,9 +72,9 @@ def windows(draw):
 
 PROBLEMS = {
     'separable': deformable,
-    'chunked': deformable,
-    'tiled neighborhood': neighborhood,
-    'tiled windows': windows,
+    'sdpa': deformable,
+    'sdpa neighborhood': neighborhood,
+    'sdpa windows': windows,
 }
 
 
@@ -213,7 +213,7 @@ def test_positions_that_are_no_numbers(data):
     leaves[4] = spoil(draw, before, values)
     plain = run(op, leaves, 'reference')
     image = (leaves[4] == before).flatten(1).all(1)
-    for backend in ('separable', 'chunked'):
+    for backend in ('separable', 'sdpa'):
         ours = run(op, leaves, backend)
         for mine, theirs in zip(ours[:4], plain[:4], strict=True):
             if values == [NAN]:

@@ -7,6 +7,7 @@ many of them, with remainders at all ends.
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from versions import has_torch, needs_torch
@@ -16,19 +17,25 @@ from mmdat.ops import (
     neighborhood_attention,
     window_attention,
 )
-from mmdat.ops.backends import (
-    chunked,
-    separable,
-    separable_blocks,
-    small_bias,
-)
 from mmdat.ops.position_bias import DenseBias, LogBias, TableBias
+from mmdat.ops.sdpa import deformable as sdpa
+from mmdat.ops.sdpa import shared_bias as small_bias
+from mmdat.ops.separable import attention as separable
+from mmdat.ops.separable import tiling as separable_blocks
 from mmdat.ops.windows import WindowLayout, join_windows, split_windows
 
 pytestmark = pytest.mark.fuzz
 LOW = [torch.bfloat16]
 if has_torch('2.4'):  # 2.1 multiplies no such matrices on a CPU
     LOW.append(torch.float16)
+
+
+def log_mlp(weight, bias, out):
+    def run(x):
+        hidden = F.linear(x, weight.to(x), bias.to(x)).relu()
+        return F.linear(hidden, out.to(x))
+
+    return run
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -41,7 +48,7 @@ def as_they_were():
     constants.append((separable, 'FIRST_KEYS', separable.FIRST_KEYS))
     constants += [
         (module, 'CHUNK_SCORES', module.CHUNK_SCORES)
-        for module in (chunked, small_bias)
+        for module in (sdpa, small_bias)
     ]
     threads = torch.get_num_threads()
     yield
@@ -168,10 +175,10 @@ def test_separable(data):
 
 
 @given(st.data())
-def test_chunked(data):
+def test_sdpa(data):
     draw = data.draw
     generator, dtype = common(draw)
-    chunked.CHUNK_SCORES = draw(st.sampled_from([1, 2**21]))
+    sdpa.CHUNK_SCORES = draw(st.sampled_from([1, 2**21]))
     kind = draw(st.sampled_from(['table', 'dense', 'log', 'none']))
     batch, groups, heads, dim = (draw(st.integers(1, 3)) for _ in range(4))
     height, width = draw(st.integers(1, 14)), draw(st.integers(1, 14))
@@ -194,17 +201,17 @@ def test_chunked(data):
         bias = {
             'table': TableBias(table, *where, points),
             'dense': DenseBias(scores),
-            'log': LogBias((weight, shift), out, *where, points),
+            'log': LogBias(log_mlp(weight, shift, out), *where, points),
             'none': None,
         }[kind]
         return deformable_attention(q, k, v, bias, backend=backend)
 
-    compare(op, leaves, 'chunked', dtype, [False] * len(leaves))
-    compare(op, leaves, 'chunked', torch.float64, [True] * len(leaves))
+    compare(op, leaves, 'sdpa', dtype, [False] * len(leaves))
+    compare(op, leaves, 'sdpa', torch.float64, [True] * len(leaves))
 
 
 @given(st.data())
-def test_tiled_neighborhood(data):
+def test_sdpa_neighborhood(data):
     draw = data.draw
     generator, dtype = common(draw)
     small_bias.CHUNK_SCORES = draw(st.sampled_from([1, 3000, 2**20]))
@@ -219,11 +226,11 @@ def test_tiled_neighborhood(data):
         return neighborhood_attention(q, k, v, table, kernel, backend=backend)
 
     wants = [draw(st.booleans()) for _ in leaves]
-    compare(op, leaves, 'tiled', dtype, wants)
+    compare(op, leaves, 'sdpa', dtype, wants)
 
 
 @given(st.data())
-def test_tiled_windows(data):
+def test_sdpa_windows(data):
     draw = data.draw
     generator, dtype = common(draw)
     small_bias.CHUNK_SCORES = draw(st.sampled_from([1, 100, 2**20]))
@@ -247,7 +254,7 @@ def test_tiled_windows(data):
         return join_windows(out.flatten(-2), layout)
 
     wants = [draw(st.booleans()) for _ in leaves]
-    compare(op, leaves, 'tiled', dtype, wants)
+    compare(op, leaves, 'sdpa', dtype, wants)
 
 
 @needs_torch('2.4')

@@ -19,14 +19,14 @@ def inputs(size, kernel, heads=3, dim=4):
 def test_tiled_equals_reference(size, kernel):
     args = inputs(size, kernel)
     torch.testing.assert_close(
-        neighborhood_attention(*args, kernel, backend='tiled'),
+        neighborhood_attention(*args, kernel, backend='sdpa'),
         neighborhood_attention(*args, kernel, backend='reference'),
         atol=1e-12,
         rtol=0,
     )
 
 
-@pytest.mark.parametrize('backend', ['tiled', 'reference'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
 def test_gradients(backend):
     leaves = [t.requires_grad_() for t in inputs((5, 8), 3, 2, 3)]
 
@@ -36,7 +36,7 @@ def test_gradients(backend):
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize('backend', ['tiled', 'reference'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
 def test_a_query_sees_its_neighbourhood_only(backend):
     q, k, v, table = inputs((9, 10), 3)
     before = neighborhood_attention(q, k, v, table, 3, backend=backend)

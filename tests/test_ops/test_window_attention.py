@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mmdat.ops import window_attention
+from mmdat.ops import explain, window_attention
 from mmdat.ops.window_attention import window_bias
 from mmdat.ops.windows import WindowLayout, split_windows
 
@@ -20,10 +20,10 @@ def inputs(size, window, shift, heads=3, dim=4):
     [((4, 4), 4), ((8, 12), 4), ((3, 9), 3), ((14, 7), 7), ((5, 11), 5)],
 )
 @pytest.mark.parametrize('shifted', [False, True])
-def test_tiled_equals_reference(size, window, shifted):
+def test_sdpa_equals_reference(size, window, shifted):
     args = inputs(size, window, (window + 1) // 2 if shifted else 0)
     torch.testing.assert_close(
-        window_attention(*args, backend='tiled'),
+        window_attention(*args, backend='sdpa'),
         window_attention(*args, backend='reference'),
         atol=1e-12,
         rtol=0,
@@ -38,7 +38,7 @@ def test_bias_counts_query_minus_key():
     assert bias[1, 2] == (-1 + 1) * 3 + (1 + 1)
 
 
-@pytest.mark.parametrize('backend', ['tiled', 'reference'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
 def test_gradients(backend):
     *tensors, layout = inputs((4, 6), 2, 1, 2, 3)
     leaves = [t.requires_grad_() for t in tensors]
@@ -50,5 +50,5 @@ def test_gradients(backend):
 
 
 def test_explains():
-    found = window_attention(*inputs((4, 4), 2, 0), explain=True)
-    assert found == {'tiled': None, 'reference': None}
+    found = explain(window_attention, *inputs((4, 4), 2, 0))
+    assert found == {'sdpa': None, 'reference': None}

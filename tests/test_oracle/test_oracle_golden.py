@@ -31,7 +31,7 @@ def run(case):
 
 
 def test_all_golden_files_are_there():
-    assert len(golden_rule.case_names()) == 13
+    assert len(golden_rule.case_names()) == 14
 
 
 @pytest.mark.parametrize('name', golden_rule.case_names())

@@ -18,16 +18,9 @@ from ...ops.position_bias import (
     TableBias,
     resize_dense_scores,
 )
-from ...ops.precision import at_least_float32, autocast_off
-from ..layers import depthwise, named, project
-
-POSITION_BIASES = (
-    'table',
-    'fixed',
-    'depthwise_conv',
-    'log_continuous',
-    'none',
-)
+from ...ops.precision import at_least_float32, autocast_off, product_type
+from ..fused import project
+from ..layers import as_parameters_of, depthwise, named
 
 
 class DeformableAttention(nn.Module):
@@ -132,6 +125,7 @@ class DeformableAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
+        x = x.to(product_type(x))
         q = project(self.proj_q, x)
         points_yx = self.points_yx(q)
         if self.conv_offset is None:
@@ -173,10 +167,11 @@ class DeformableAttention(nn.Module):
             points_yx = reference_points_yx(hk, wk, self.convention, like)
             return points_yx.expand(batch, self.offset_groups, -1, -1, -1)
         q = q.unflatten(-1, (self.offset_groups, -1))
-        q = q.permute(0, 3, 1, 2, 4).flatten(0, 1)  # B g, H, W, C / g
         # Offsets in float32 also under autocast, see ops.precision.
+        q = as_parameters_of(self.conv_offset, q.permute(0, 3, 1, 2, 4))
+        q = q.flatten(0, 1)  # B g, H, W, C / g
         with autocast_off(q):
-            offset_yx = self.conv_offset(q.to(self.conv_offset.proj.weight))
+            offset_yx = self.conv_offset(q)
         offset_yx = at_least_float32(offset_yx)
         offset_yx = offset_yx.unflatten(0, (batch, self.offset_groups))
         return deformed_points_yx(
@@ -208,14 +203,12 @@ class DeformableAttention(nn.Module):
         )
         if self.position_bias == 'table':
             return TableBias(self.rpe_table, query_y, query_x, points_yx)
-        hidden, _, out = self.rpe_table
-        return LogBias(
-            (hidden.weight, hidden.bias),
-            out.weight,
-            query_y,
-            query_x,
-            points_yx,
-        )
+        return LogBias(self._log_continuous, query_y, query_x, points_yx)
+
+    def _log_continuous(self, spaced_yx: Tensor) -> Tensor:
+        """What the layers of the log-continuous bias make of (..., 2)."""
+        scores = self.rpe_table(as_parameters_of(self.rpe_table, spaced_yx))
+        return at_least_float32(scores)
 
     def extra_repr(self) -> str:
         """Shows what the submodules do not."""

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops import neighborhood_attention
-from ..layers import project
+from ...ops.custom_op import at_least_zero, is_needed
+from ..fused import project
 
 
 class NeighborhoodAttention(nn.Module):
@@ -49,9 +50,11 @@ class NeighborhoodAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
         height, width = x.shape[1:3]
-        below = max(self.kernel_size - height, 0)
-        right = max(self.kernel_size - width, 0)
-        qkv = project(self.qkv, F.pad(x, (0, 0, 0, right, 0, below)))
+        below = at_least_zero(self.kernel_size - height)
+        right = at_least_zero(self.kernel_size - width)
+        if is_needed(below) or is_needed(right):
+            x = F.pad(x, (0, 0, 0, right, 0, below))
+        qkv = project(self.qkv, x)
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
         out = neighborhood_attention(
             *qkv.unbind(3),

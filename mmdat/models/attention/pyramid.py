@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """P: attention on keys reduced by a strided convolution."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...ops.full_attention import full_attention
 from ..layers import PatchConv, named
 
 
@@ -50,8 +50,7 @@ class PyramidAttention(nn.Module):
             half.unflatten(-1, heads).transpose(1, 2)
             for half in kv.chunk(2, -1)
         )
-        out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.attn_drop_rate if self.training else 0.0
-        )
+        dropout = self.attn_drop_rate if self.training else 0.0
+        out = full_attention(q, k, v, dropout=dropout)
         out = out.transpose(1, 2).flatten(-2).unflatten(1, (height, width))
         return self.proj_drop(self.proj(out))

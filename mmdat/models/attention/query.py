@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor, nn
 
-from ...ops.query_attention import learned_query_attention
+from ...ops.patch_attention import learned_query_attention
 
 
 class QueryAttention(nn.Module):

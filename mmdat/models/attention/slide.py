@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor, nn
 
-from ...ops.slide_attention import slide_attention
+from ...ops.patch_attention import patches, slide_attention
 
 
 class SlideAttention(nn.Module):
@@ -30,6 +30,7 @@ class SlideAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.kernel_size = kernel_size
         self.attn_drop_rate = attn_drop_rate
         # The authors scale by the width of a head before the reduction.
         self.scale = (dim // num_heads) ** -0.5
@@ -39,7 +40,11 @@ class SlideAttention(nn.Module):
         self.proj = nn.Linear(inner, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.dep_conv = nn.Conv2d(
-            head_dim, head_dim * patch, kernel_size, groups=head_dim
+            head_dim,
+            head_dim * patch,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=head_dim,
         )
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros(num_heads, patch)
@@ -49,12 +54,29 @@ class SlideAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
         qkv = self.qkv(x).unflatten(-1, (self.num_heads, 3, -1))
+        q, k, v = qkv.unbind(-2)
         out = slide_attention(
-            *qkv.unbind(-2),
-            self.dep_conv.weight,
-            self.dep_conv.bias,
+            q,
+            self._neighbours(k),
+            self._neighbours(v),
             self.relative_position_bias_table,
             scale=self.scale,
             dropout=self.attn_drop_rate if self.training else 0.0,
         )
         return self.proj_drop(self.proj(out.flatten(-2)))
+
+    def _neighbours(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, heads, d) to the patches (B, H, W, heads, K K, d).
+
+        A fixed convolution that shifts the map brings each neighbour into
+        place; a learnt one beside it deforms the shift.
+        """
+        batch, height, width, heads, dim = x.shape
+        x = x.permute(0, 3, 1, 2, 4).flatten(0, 1)  # B heads, H, W, d
+        deformed = self.dep_conv(x.permute(0, 3, 1, 2))
+        deformed = deformed.view(batch, heads, dim, -1, height, width)
+        shifted = patches(x, self.kernel_size)  # B heads, H, W, K K, d
+        shifted = shifted.unflatten(0, (batch, heads))
+        return (shifted + deformed.permute(0, 1, 4, 5, 3, 2)).permute(
+            0, 2, 3, 1, 4, 5
+        )

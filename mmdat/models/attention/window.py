@@ -1,18 +1,19 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """L and S: attention in windows, plain and shifted."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
-from ...ops import window_self_attention
-from ...ops.norm import Norm, around
-from ...ops.window_self_attention import between_layers
-from ...ops.windows import WindowLayout
-from ..layers import are_plain, does_nothing
+from ...ops import window_attention
+from ...ops.cpu import fused_window
+from ...ops.custom_op import traced_for_one_size
+from ...ops.precision import product_type
+from ...ops.window_attention import chosen_by_name, window_bias
+from ...ops.windows import WindowLayout, join_windows, split_windows
+from ..fused import Piece, may_be_one_piece, project
 
 
+@may_be_one_piece(proj_qkv=nn.Linear, proj_out=nn.Linear, proj_drop=nn.Dropout)
 class WindowAttention(nn.Module):
     """Multi-head attention within the windows of a map.
 
@@ -27,7 +28,7 @@ class WindowAttention(nn.Module):
             ``ceil(window_size / 2)`` where Swin takes the floor.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.window_self_attention`.
+        backend: See :func:`mmdat.ops.window_attention`.
     """
 
     def __init__(
@@ -54,28 +55,34 @@ class WindowAttention(nn.Module):
         )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
 
-    def forward(
-        self, x: Tensor, norm: Norm | None = None, residual: bool = False
-    ) -> Tensor:
-        """Maps (B, H, W, C) to (B, H, W, C), see `ops.norm.around`."""
-        if residual and not does_nothing(self.proj_drop):
-            return around(self.forward, x, norm, residual)
-        qkv, out = self.proj_qkv, self.proj_out
-        how = dict(
-            bias_table=self.relative_position_bias_table,
-            layout=WindowLayout(*x.shape[1:3], self.window_size, self.shift),
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C)."""
+        height, width = traced_for_one_size(x.shape[1:3])
+        layout = WindowLayout(height, width, self.window_size, self.shift)
+        # Cut before the projection: there are three times as many after.
+        windows = split_windows(x, layout, product_type(x))
+        qkv = project(self.proj_qkv, windows)
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # n, B, w w, ...
+        out = window_attention(
+            *qkv.unbind(3),
+            self.relative_position_bias_table,
+            layout,
             dropout=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
         )
-        # The others are backends of what lies between the layers.
-        if self.backend in (None, 'pieces') and are_plain(qkv, out):
-            weights = qkv.weight, qkv.bias, out.weight, out.bias
-            x = window_self_attention(
-                x, *weights, norm=norm, residual=residual, **how
-            )
-        else:
-            branch = partial(
-                between_layers, project_qkv=qkv, project_out=out, **how
-            )
-            x = around(branch, x, norm, residual)
-        return self.proj_drop(x)
+        out = project(self.proj_out, out.flatten(-2))
+        return self.proj_drop(join_windows(out, layout))
+
+    def as_piece(self) -> Piece | None:
+        """All layers as one function, unless a backend is asked for."""
+        if chosen_by_name(self.backend) or (
+            self.training and self.attn_drop_rate
+        ):
+            return None
+        qkv, out = self.proj_qkv, self.proj_out
+        bias = window_bias(self.relative_position_bias_table, self.window_size)
+        return Piece(
+            fused_window.window_attention,
+            (qkv.weight, qkv.bias, out.weight, out.bias, bias),
+            (self.window_size, self.shift),
+        )

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""P, E and Q, which only the papers' ablations use."""
+"""P, E, F and Q, which only the papers' ablations use."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,13 @@ from agreement import (
     random_map,
     randomise,
 )
+from oracle.full import full_attention
 from oracle.pyramid import pyramid_attention
 from oracle.qna import qna_attention
 from oracle.slide import slide_attention
 
 from mmdat.models.attention import (
+    FullAttention,
     PyramidAttention,
     QueryAttention,
     SlideAttention,
@@ -62,9 +64,21 @@ def test_query_equals_oracle(size):
     assert_close(attention(x), wanted)
 
 
+@pytest.mark.parametrize('size', UGLY_SIZES)
+def test_full_equals_oracle(size):
+    attention = randomise(FullAttention(DIM, HEADS))
+    assert not hasattr(attention, 'rpb') and attention.qkv.bias is None
+    x = random_map(*size, DIM)
+    wanted = [
+        full_attention(one.numpy(), published(attention), HEADS) for one in x
+    ]
+    assert_close(attention(x), wanted)
+
+
 @pytest.mark.parametrize(
     'attention',
     [
+        FullAttention(8, 2),
         PyramidAttention(8, 2, 2),
         SlideAttention(8, 2),
         QueryAttention(8, 2),

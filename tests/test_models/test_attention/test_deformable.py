@@ -81,7 +81,7 @@ def test_a_kernel_that_tiles_takes_any_map(size):
     assert attention(x).isfinite().all()
 
 
-@pytest.mark.parametrize('backend', ['chunked', 'reference'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
 @pytest.mark.parametrize('bias', BIASES)
 @pytest.mark.parametrize('convention', FAMILIES)
 def test_biases_equal_oracle(bias, convention, backend):

@@ -55,7 +55,7 @@ def test_deformable(data):
     draw = data.draw
     convention = draw(st.sampled_from(['dat', 'dat_pp']))
     bias = draw(st.sampled_from(sorted(BIASES)))
-    names = [None, 'chunked', 'reference']
+    names = [None, 'sdpa', 'reference']
     backend = draw(
         st.sampled_from([*names, 'separable'] if bias == 'table' else names)
     )
@@ -86,7 +86,7 @@ def test_deformable(data):
 @given(st.data())
 def test_neighborhood(data):
     kernel = data.draw(st.sampled_from([1, 3, 5, 7]))
-    backend = data.draw(st.sampled_from(['tiled', 'reference']))
+    backend = data.draw(st.sampled_from(['sdpa', 'reference']))
     compare(
         data.draw,
         lambda *args: NeighborhoodAttention(*args, kernel, backend=backend),
@@ -98,7 +98,7 @@ def test_neighborhood(data):
 def test_windows(data):
     size = data.draw(st.integers(2, 8))
     shift = data.draw(st.sampled_from([0, (size + 1) // 2]))
-    backend = data.draw(st.sampled_from([None, 'tiled', 'reference']))
+    backend = data.draw(st.sampled_from([None, 'sdpa', 'reference']))
     oracle = shifted_window_attention if shift else window_attention
     compare(
         data.draw,

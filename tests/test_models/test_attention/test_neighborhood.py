@@ -17,7 +17,7 @@ DIM, HEADS = 12, 3
 
 @pytest.mark.parametrize('size', [*UGLY_SIZES, (14, 20), (29, 8)])
 @pytest.mark.parametrize('kernel', [1, 3, 7])
-@pytest.mark.parametrize('backend', ['tiled', 'reference'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
 def test_equals_oracle(size, kernel, backend):
     attention = randomise(
         NeighborhoodAttention(DIM, HEADS, kernel, backend=backend)
@@ -30,7 +30,7 @@ def test_equals_oracle(size, kernel, backend):
     assert_close(attention(x), wanted)
 
 
-@pytest.mark.parametrize('backend', ['tiled', 'reference'])
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
 @pytest.mark.parametrize('size', [(5, 8), (2, 4)])
 def test_gradients_are_exact(backend, size):
     attention = randomise(NeighborhoodAttention(4, 2, 3, backend=backend))

@@ -19,7 +19,7 @@ DIM, HEADS = 12, 3
 @pytest.mark.parametrize('size', UGLY_SIZES)
 @pytest.mark.parametrize('window', [2, 5, 7])
 @pytest.mark.parametrize('shifted', [False, True])
-@pytest.mark.parametrize('backend', [None, 'tiled', 'reference'])
+@pytest.mark.parametrize('backend', [None, 'sdpa', 'reference'])
 def test_equals_oracle(size, window, shifted, backend):
     shift = (window + 1) // 2 if shifted else 0
     attention = randomise(

@@ -1,0 +1,86 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""What a backbone says to arguments that it does not have."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import wraps
+from inspect import signature
+from typing import Any
+
+from ..utils.errors import SettingError
+
+_IN_ARCH = 'arch=dict(embed_dims=..., depths=..., num_heads=...)'
+# What other backbones call it.
+_ELSEWHERE = {
+    'in_chans': 'in_channels',
+    'drop_path': 'drop_path_rate',
+    'drop_path_prob': 'drop_path_rate',
+    'use_checkpoint': 'with_cp',
+    'pretrain_img_size': 'img_size',
+    'input_size': 'img_size',
+    'init_values': 'layer_scale_init_value',
+    'embed_dims': _IN_ARCH,
+    'embed_dim': _IN_ARCH,
+    'depths': _IN_ARCH,
+    'num_heads': _IN_ARCH,
+    'num_classes': 'num_classes of the head',
+    'norm_cfg': 'nothing, as all norms are layer norms',
+    'style': 'nothing, as this is no ResNet',
+    'depth': "arch, such as 'dat_t'",
+}
+
+
+def takes_known_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    """Lets an ``__init__`` name the argument that an unknown one stands for.
+
+    It also takes ``pretrained``, which older bases of OpenMMLab set on any
+    backbone: None is nothing, and a file or URL what ``init_cfg=dict(
+    type='Pretrained', checkpoint=...)`` says.
+    """
+    known = [name for name in signature(init).parameters if name != 'self']
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        unknown = [k for k in kwargs if k not in known and k != 'pretrained']
+        if unknown:
+            raise SettingError(_sentence(type(self).__name__, unknown, known))
+        start = kwargs.pop('pretrained', None)
+        if start is not None and start is not False:
+            _check_pretrained(start, kwargs.get('init_cfg'))
+            kwargs['init_cfg'] = dict(type='Pretrained', checkpoint=start)
+        init(self, *args, **kwargs)
+
+    return checked
+
+
+def _sentence(owner: str, unknown: list[str], known: list[str]) -> str:
+    name = unknown[0]
+    meant = _ELSEWHERE.get(name)
+    if meant is None:
+        close = get_close_matches(name, known, 1, 0.5)
+        meant = close[0] if close else None
+    advice = f'take one of {", ".join(known)}'
+    if meant is not None:
+        advice = f'{meant} is meant, perhaps'
+    return (
+        f'{owner}.__init__() got an unexpected keyword argument {name!r}; '
+        f'{advice}.'
+    )
+
+
+def _check_pretrained(start: Any, init_cfg: Any) -> None:
+    """Raises SettingError for what is no file of weights of a DAT."""
+    rule = None
+    if not isinstance(start, str):
+        rule = 'pretrained must be None or a file of weights'
+    elif start.startswith(('open-mmlab://', 'torchvision://', 'mmcls://')):
+        rule = (
+            'pretrained must be None or a file of weights of a DAT; a base '
+            'config has set it for another backbone, so set '
+            'model.pretrained=None, and name a file in init_cfg=dict('
+            "type='Pretrained', checkpoint=...)"
+        )
+    elif init_cfg:
+        rule = 'pretrained and init_cfg both say where weights come from'
+    if rule is not None:
+        raise SettingError(f'{rule}; got {start!r}.')

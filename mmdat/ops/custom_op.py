@@ -1,0 +1,237 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Functions that compilers take as one operator.
+
+Operators of torch.library are opaque to torch.compile, so that a model
+compiles into one graph. Otherwise the functions are called as they are: the
+first call of such an operator imports PyTorch's compiler, which takes two
+seconds and 130 MB. PyTorch before 2.4 registers no operators; a backend that
+needs them is not supported there, or keeps more for the backward pass.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+HAS_OPERATORS = hasattr(torch.library, 'custom_op')
+is_compiling = getattr(torch.compiler, 'is_compiling', bool)
+_is_tracing_code = getattr(torch.compiler, 'is_dynamo_compiling', bool)
+
+
+def is_exporting() -> bool:
+    """Whether a graph is made that runs where mmdat is not installed."""
+    if _is_tracing_code():  # which says that it is exporting
+        return False
+    exporting = getattr(torch.compiler, 'is_exporting', bool)
+    return torch.jit.is_tracing() or exporting()
+
+
+def at_least_zero(n: int) -> int:
+    """``max(n, 0)``, for a traced size too, where it stays a function of it.
+
+    Sizes are tensors while TorchScript traces, and Python's max would take
+    one of them for all sizes.
+    """
+    if isinstance(n, torch.Tensor):
+        return n.clamp(min=0)
+    return max(n, 0)
+
+
+def traced_for_one_size(sizes: Sequence[int]) -> Sequence[int]:
+    """Sizes that do not stay functions of the input in a TorchScript trace.
+
+    What is cut by them is cut alike for all inputs of a trace. As functions
+    of the input, they made exporters to ONNX divide by zero.
+    """
+    if torch.jit.is_tracing():
+        return tuple(int(n) for n in sizes)
+    return sizes
+
+
+def is_needed(padding: int) -> bool:
+    """Whether to pad by this much: always, where it depends on the input.
+
+    A graph for all sizes would otherwise be one for sizes without padding.
+    """
+    return type(padding) is not int or padding != 0
+
+
+def is_recorded() -> bool:
+    """Whether operations are counted, recorded or replaced as they run."""
+    if is_compiling():
+        return False
+    return _get_current_dispatch_mode() is not None or any(
+        # A default device is a mode too.
+        not isinstance(mode, DeviceContext)
+        for mode in _get_current_function_mode_stack()
+    )
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode AD follows the operations."""
+    return not is_compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def is_watched() -> bool:
+    """Whether a compiler, a trace or a mode looks at the operations."""
+    return is_compiling() or torch.jit.is_tracing() or is_recorded()
+
+
+class Operator:
+    """A function of tensors; compilers, traces and modes see one operator.
+
+    Args:
+        name: The operator is ``mmdat::name``.
+        function: What it does; annotated, unless there is a `schema`.
+        schema: The operator's arguments and results in PyTorch's words.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable,
+        schema: str | None = None,
+    ) -> None:
+        self.function = function
+        self.registered: Any = None
+        self.differentiable: type[torch.autograd.Function] | None = None
+        if HAS_OPERATORS:
+            self.registered = torch.library.custom_op(
+                f'mmdat::{name}', function, mutates_args=(), schema=schema
+            )
+
+    def __call__(self, *args: Any) -> Any:
+        """Calls the operator, or the function with or without gradients."""
+        if self.registered is not None and is_watched():
+            return self.registered(*args)
+        if self.differentiable is not None and torch.is_grad_enabled():
+            return self.differentiable.apply(*args)
+        return self.function(*args)
+
+
+def operator(name: str) -> Callable[[Callable], Operator]:
+    """Decorator that makes a function an :class:`Operator`."""
+    return partial(Operator, name)
+
+
+def register_backward(
+    forward: Operator,
+    gradients: Operator,
+    *,
+    fake: Callable,
+    fake_backward: Callable,
+    setup_context: Callable,
+    backward: Callable,
+    twice: bool = False,
+) -> None:
+    """Makes an operator the backward pass of another.
+
+    Args:
+        forward: The operator.
+        gradients: The operator that computes its gradients.
+        fake: What `forward` returns, not yet filled, from its arguments.
+        fake_backward: The same for `gradients`.
+        setup_context: Keeps what is needed, given the context, all arguments
+            and the output, as ``torch.autograd.Function.setup_context`` does.
+        backward: Given `gradients`, the context and the gradients of the
+            outputs, returns those of the arguments.
+        twice: Whether `backward` can be differentiated, as it must be where
+            gradients are enabled while it runs.
+    """
+    run = partial(backward, gradients.function)
+    forward.differentiable = type(
+        f'{forward.function.__name__}_function',
+        (torch.autograd.Function,),
+        dict(
+            forward=staticmethod(forward.function),
+            setup_context=staticmethod(setup_context),
+            backward=staticmethod(run if twice else once_differentiable(run)),
+        ),
+    )
+    if forward.registered is not None:
+        forward.registered.register_fake(fake)
+        gradients.registered.register_fake(fake_backward)
+        forward.registered.register_autograd(
+            partial(backward, gradients.registered),
+            setup_context=setup_context,
+        )
+
+
+def recompute_in_backward(
+    forward: Operator,
+    gradients: Operator,
+    *,
+    fake: Callable = lambda x, *_: x.new_empty(x.shape),
+    twice: bool = False,
+) -> None:
+    """As :func:`register_backward`, if the inputs are all that is needed.
+
+    Args:
+        forward: The operator, of tensors and then settings; has one output.
+        gradients: Given the gradient of the output and then what `forward`
+            is given, computes the gradients of the tensors.
+        fake: See :func:`register_backward`; as the first input by default.
+        twice: Whether autograd can differentiate `forward`'s function, which
+            it does when gradients are differentiated themselves.
+    """
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*_tensors(inputs))
+        ctx.settings = inputs[len(_tensors(inputs)) :]
+
+    def backward(
+        run: Callable, ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors  # checkpointing lets them be read once
+        if twice and torch.is_grad_enabled():
+            grads = _gradients_with_graph(
+                forward.function, tensors, ctx.settings, grad
+            )
+        else:
+            grads = run(grad, *tensors, *ctx.settings)
+        return *grads, *(None for _ in ctx.settings)
+
+    register_backward(
+        forward,
+        gradients,
+        fake=fake,
+        fake_backward=lambda grad, *inputs: tuple(
+            t.new_empty(t.shape) for t in _tensors(inputs)
+        ),
+        setup_context=setup_context,
+        backward=backward,
+        twice=twice,
+    )
+
+
+def _tensors(inputs: Sequence[Any]) -> list[Tensor]:
+    return [x for x in inputs if isinstance(x, Tensor)]
+
+
+def _gradients_with_graph(
+    function: Callable,
+    tensors: Sequence[Tensor],
+    settings: Sequence[Any],
+    grad: Tensor,
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated themselves, by autograd.
+
+    Args:
+        function: Of the tensors and the settings.
+        tensors: What it is differentiated by.
+        settings: Its other arguments.
+        grad: The gradient of its output.
+    """
+    out = function(*tensors, *settings)
+    wanted = [t for t in tensors if t.requires_grad]
+    grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return [next(grads) if t.requires_grad else None for t in tensors]

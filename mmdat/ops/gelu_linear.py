@@ -1,0 +1,53 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""GELU and a linear layer, of which training keeps one map instead of two."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``linear(gelu(x))`` that keeps only `x` for the backward pass.
+
+    The hidden map is the largest of a block. To keep it once, before the
+    GELU, instead of twice, saves a quarter of the memory of a training step
+    for one more GELU.
+
+    Args:
+        x: (..., C).
+        weight: (C', C).
+        bias: (C',).
+
+    Returns:
+        Tensor (..., C').
+    """
+    return _GeluLinear.apply(x, weight, bias)
+
+
+class _GeluLinear(torch.autograd.Function):
+    """See :func:`gelu_linear`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """See the class."""
+        device = x.device.type
+        ctx.autocast = dict(
+            device_type=device,
+            dtype=torch.get_autocast_dtype(device),
+            enabled=torch.is_autocast_enabled(device),
+        )
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
+        x, weight = ctx.saved_tensors
+        with torch.autocast(**ctx.autocast):
+            flat = grad.flatten(0, -2)
+            weight_grad = flat.mT @ F.gelu(x).flatten(0, -2)
+            hidden_grad = grad @ weight
+        x_grad = torch.ops.aten.gelu_backward(hidden_grad.to(x.dtype), x)
+        return x_grad, weight_grad, flat.sum(0)

@@ -1,0 +1,96 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""What the Triton backends share: when they decline, and how they launch.
+
+Triton is not imported here, nor anywhere before a kernel is launched.
+"""
+
+import contextlib
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ..custom_op import HAS_OPERATORS, is_exporting
+
+HAS_TRITON = find_spec('triton') is not None
+# Triton decides once, when a kernel is defined, whether to interpret it.
+INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in (
+    '1',
+    'on',
+    'true',
+    'yes',
+)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MAX_HEAD_DIM = 128
+
+
+def declines(x: Tensor) -> str | None:
+    """Why no Triton kernel can run where `x` is and in its type, or None.
+
+    Whether kernels work on this GPU is found out by trying, see `probe`.
+    """
+    if not HAS_TRITON:
+        return 'Triton is not installed.'
+    if not HAS_OPERATORS:
+        return f'PyTorch 2.4 or newer is needed; this is {torch.__version__}.'
+    if not INTERPRETED and not (x.is_cuda and torch.version.cuda):
+        on = 'an AMD GPU' if x.is_cuda else x.device
+        return f'Tensors must be on an NVIDIA GPU; got {on}.'
+    if x.dtype not in DTYPES:
+        return f'Types are float16, bfloat16 and float32; got {x.dtype}.'
+    if x.dtype == torch.bfloat16 and x.is_cuda:
+        properties = torch.cuda.get_device_properties(x.device)
+        if properties.major < 8:
+            return (
+                'bfloat16 needs a GPU of compute capability 8.0 or higher; '
+                f'got {properties.major}.{properties.minor}.'
+            )
+    return None
+
+
+def not_supported(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float
+) -> str | None:
+    """Why no Triton kernel can run on these tensors, or None."""
+    if reason := declines(q):
+        return reason
+    if dropout > 0:
+        return f'Attention weights cannot be dropped; got dropout={dropout}.'
+    if not q.dtype == k.dtype == v.dtype:
+        return (
+            'q, k and v must be of one type; got '
+            f'{q.dtype}, {k.dtype}, {v.dtype}.'
+        )
+    if q.shape[-1] > MAX_HEAD_DIM:
+        return (
+            f'A head has at most {MAX_HEAD_DIM} channels; got {q.shape[-1]}.'
+        )
+    return None
+
+
+def yields(*_) -> str | None:
+    """Why plain operations are wanted though kernels could run, or None."""
+    if is_exporting():
+        return 'a graph for others should show plain operations.'
+    return None
+
+
+def widened(dim: int) -> int:
+    """The block a head of `dim` channels is padded to."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def float32_precision() -> str:
+    """How float32 is multiplied: by PyTorch's own setting for matmul."""
+    matmul = torch.backends.cuda.matmul
+    setting = getattr(matmul, 'fp32_precision', None)  # since PyTorch 2.9
+    tf32 = matmul.allow_tf32 if setting is None else setting == 'tf32'
+    return 'tf32' if tf32 else 'ieee'
+
+
+def on_device(x: Tensor) -> contextlib.AbstractContextManager:
+    """Launches in this context go to the GPU of `x`."""
+    if x.is_cuda:
+        return torch.cuda.device(x.device)
+    return contextlib.nullcontext()

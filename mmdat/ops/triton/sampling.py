@@ -1,0 +1,118 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Reading a channels-last map at points, in one Triton kernel.
+
+The map stays as it is: PyTorch's ``grid_sample`` wants its channels first and
+in float32. Proven in Triton's interpreter and compiled for GPUs; not yet
+timed on one.
+"""
+
+import torch
+from torch import Tensor
+
+from ..custom_op import is_transformed, operator, register_backward
+from . import common as triton_common
+from .common import on_device
+from .launching import ceil_div, strides
+
+# Points and channels of a block.
+BLOCKS = dict(BLOCK=16, CHANNELS=64, num_warps=4)
+
+
+def not_supported(x: Tensor, points_yx: Tensor) -> str | None:
+    """Why :func:`sample_at_points` cannot run here, or None."""
+    if reason := triton_common.declines(x):
+        return reason
+    if is_transformed():
+        return 'The kernels have first derivatives in reverse mode only.'
+    if points_yx.dtype != torch.float32:
+        return f'Points must be float32; got {points_yx.dtype}.'
+    if (
+        torch.are_deterministic_algorithms_enabled()
+        and torch.is_grad_enabled()
+        and x.requires_grad
+    ):
+        return (
+            'The gradient of the map is summed in varying order; '
+            'deterministic algorithms are asked for.'
+        )
+    return None
+
+
+def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
+    """See :func:`mmdat.ops.sampling.sample_at_points`."""
+    return _sample(x, points_yx)
+
+
+def _sizes(x: Tensor, points: Tensor) -> tuple[int, ...]:
+    """Groups, points, height, width and channels of a group."""
+    groups = points.shape[1]
+    number = points.shape[2] * points.shape[3]
+    return groups, number, *x.shape[1:3], x.shape[3] // groups
+
+
+def _grid(x: Tensor, points: Tensor) -> tuple[int, int]:
+    groups, number, *_ = _sizes(x, points)
+    return ceil_div(number, BLOCKS['BLOCK']), x.shape[0] * groups
+
+
+@operator('sample_at_points')
+def _sample(x: Tensor, points: Tensor) -> Tensor:
+    """Samples (B, Hk, Wk, C) of x (B, H, W, C) at (B, groups, Hk, Wk, 2)."""
+    from .sampling_kernels import forward_kernel
+
+    points, out = points.contiguous(), _fake(x, points)
+    with on_device(x):
+        forward_kernel[_grid(x, points)](
+            x, points, out, *strides(x), *_sizes(x, points), **BLOCKS
+        )
+    return out
+
+
+@operator('sample_at_points_backward')
+def _sample_backward(
+    grad: Tensor,
+    x: Tensor,
+    points: Tensor,
+    needs_map: bool,
+    needs_points: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of map and points, zeros where not needed."""
+    from .sampling_kernels import backward_kernel
+
+    points, grad = points.contiguous(), grad.contiguous()
+    dx = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    dpoints = torch.zeros_like(points)
+    with on_device(x):
+        backward_kernel[_grid(x, points)](
+            grad, x, points, dx, dpoints, *strides(x), *_sizes(x, points),
+            **BLOCKS, NEEDS_MAP=needs_map, NEEDS_POINTS=needs_points,
+        )  # fmt: skip
+    return dx.to(x.dtype), dpoints
+
+
+def _fake(x, points):
+    """What :func:`_sample` returns, not yet filled."""
+    return x.new_empty(x.shape[0], *points.shape[2:4], x.shape[3])
+
+
+def _fake_backward(grad, x, points, *_):
+    """What :func:`_sample_backward` returns, not yet filled."""
+    return x.new_empty(x.shape), points.new_empty(points.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_pass(backward, ctx, grad):
+    return backward(grad, *ctx.saved_tensors, *ctx.needs_input_grad)
+
+
+register_backward(
+    _sample,
+    _sample_backward,
+    fake=_fake,
+    fake_backward=_fake_backward,
+    setup_context=_setup_context,
+    backward=_backward_pass,
+)

@@ -1,0 +1,232 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""The gradient of a table that is read bilinearly, by matrix products.
+
+An entry is read with the weight ``max(0, 1 - |place - entry|)``, a hat, along
+each axis. Queries form a grid, so that what a key adds to the table is
+``Hy^T S Hx``, with S the gradients of its scores (rows, columns), Hy the hats
+(rows, entries) and Hx (columns, entries): no sum depends on the order in
+which programs run, and nothing is added to memory score by score. The factors
+are multiplied as float16, which holds hats to 2^-12, or as two of them each
+where queries and keys are float32.
+"""
+
+import triton
+import triton.language as tl
+
+from .bias_parts import (
+    RIM,
+    load_four,
+    load_points,
+    place_between,
+    read_bias,
+    units_of,
+)
+from .kernel_parts import INTERPRETED, load_rows, multiply, score_gradient
+
+
+@triton.jit
+def hats(place, entry):
+    """Weights with which entries are read, see above."""
+    if INTERPRETED:
+        hat = tl.maximum(1.0 - tl.abs(place - entry), 0.0)
+    else:
+        hat = tl.inline_asm_elementwise(
+            """{
+            .reg .f32 x;
+            sub.f32 x, $1, $2;
+            abs.f32 x, x;
+            sub.sat.f32 $0, 0f3F800000, x;
+            }""",
+            '=f,f,f',
+            [place, entry],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    return hat
+
+
+@triton.jit
+def hats_of(places, entry):
+    """Hats (entries, number of places) of a block of places, in reading order.
+
+    Neighbours are computed by one thread, which then writes both at once.
+    """
+    N: tl.constexpr = places.shape[0] * places.shape[1]
+    even, odd = tl.split(tl.reshape(places, (N // 2, 2)))
+    both = tl.join(
+        hats(even[None, :], entry[:, None]), hats(odd[None, :], entry[:, None])
+    )
+    return tl.reshape(both, (entry.shape[0], N))
+
+
+@triton.jit
+def held(x):
+    """`x` with sizes near 1, as float16 holds them, and the factor to it."""
+    largest = tl.max(tl.max(tl.abs(x), 1), 0)
+    power = largest.to(tl.int32, bitcast=True) & 0x7F800000
+    inverse = (0x7F000000 - power).to(tl.float32, bitcast=True)
+    return x * inverse, power.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def multiply_halves(left, right, FINE: tl.constexpr):
+    """Product of float32 as float16, to 2^-22 instead of 2^-12 if FINE.
+
+    What float16 does not hold of one is then multiplied by the other.
+    """
+    left_16, right_16 = left.to(tl.float16), right.to(tl.float16)
+    out = multiply(left_16, right_16, None, 'ieee')
+    if FINE:
+        rest = (left - left_16.to(tl.float32)).to(tl.float16)
+        out = multiply(rest, right_16, out, 'ieee')
+        rest = (right - right_16.to(tl.float32)).to(tl.float16)
+        out = multiply(left_16, rest, out, 'ieee')
+    return out
+
+
+@triton.jit
+def reads_window(places, first, SIDE: tl.constexpr):
+    """Whether any of these places may read entries from `first` on."""
+    lowest, highest = tl.min(places), tl.max(places)
+    return (highest > first + RIM - 1) & (lowest < first + RIM + SIDE)
+
+
+@triton.jit
+def slopes_of_tile(
+    q, grad, record, key, value, point_y, point_x, cells,
+    q_n, q_d, g_n, g_d, scale, height, width, y0, x0,
+    factor_y, factor_x, cells_y, cells_x,
+    DIM: tl.constexpr, WIDE: tl.constexpr,
+    TILE_Y: tl.constexpr, TILE_X: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the scores of a tile of queries, zero beyond the map."""
+    tile = tl.arange(0, TILE_Y * TILE_X)
+    row, column = tile // TILE_X, tile % TILE_X
+    inside = (y0 + row < height) & (x0 + column < width)
+    number = row * width + column
+    first = y0 * width + x0
+    far = first.to(tl.int64)
+    query = load_rows(q + far * q_n, number * q_n, q_d, inside, DIM, WIDE)
+    g = load_rows(grad + far * g_n, number * g_n, g_d, inside, DIM, WIDE)
+    number = tl.where(inside, first + number, 0)
+    log_sum, delta, y, x = load_four(record + number * 4)
+    log_sum = tl.where(inside, log_sum, float('inf'))
+    place_y = place_between(y[:, None], point_y[None, :], factor_y)
+    place_x = place_between(x[:, None], point_x[None, :], factor_x)
+    bias, _, _ = read_bias(cells, place_y, place_x, cells_y, cells_x)
+    _, slope = score_gradient(
+        query, key, g, value, bias - log_sum[:, None], delta[:, None], scale,
+        PRECISION,
+    )  # fmt: skip
+    return slope
+
+
+@triton.jit(
+    do_not_specialize=[
+        'heads',
+        'group_heads',
+        'keys',
+        'height',
+        'width',
+        'rows',
+        'slice_keys',
+    ]
+)
+def table_gradient_kernel(
+    q, k, v, cells, points, grad, record, dtable,
+    q_b, q_h, q_n, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
+    g_b, g_h, g_n, g_d,
+    scale, heads, group_heads, keys, height, width,
+    table_h, table_w, cells_y, cells_x, head_cells, rows, slice_keys,
+    DIM: tl.constexpr, WIDE: tl.constexpr,
+    TILE_Y: tl.constexpr, TILE_X: tl.constexpr, BLOCK: tl.constexpr,
+    SIDE: tl.constexpr, PRECISION: tl.constexpr,
+    FINE: tl.constexpr, WINDOWS: tl.constexpr,
+):  # fmt: skip
+    """A window of SIDE x SIDE entries of a table, from some keys.
+
+    Grid (windows, B * heads, slices). `dtable` (slices, B, heads, table_h,
+    table_w) is summed by the caller. Tiles of queries meet blocks of keys;
+    those that read nothing of the window are passed over.
+    """
+    pair = tl.program_id(1).to(tl.int64)
+    b, h = pair // heads, pair % heads
+    cells += h * head_cells * 4
+    points += pair // group_heads * keys * 2
+    q += b * q_b + h * q_h
+    k += b * k_b + h * k_h
+    v += b * v_b + h * v_h
+    grad += b * g_b + h * g_h
+    record += pair * rows * 4
+    factor_y, _ = units_of(table_h, cells_y)
+    factor_x, _ = units_of(table_w, cells_x)
+    windows_x = tl.cdiv(table_w, SIDE)
+    window_y = tl.program_id(0) // windows_x * SIDE
+    window_x = tl.program_id(0) % windows_x * SIDE
+    side = tl.arange(0, SIDE)
+    entry_y = (window_y + RIM + side).to(tl.float32)
+    entry_x = (window_x + RIM + side).to(tl.float32)
+
+    tiles_x = tl.cdiv(width, TILE_X)
+    tiles = tl.cdiv(height, TILE_Y) * tiles_x
+    begin = tl.program_id(2) * slice_keys
+    end = tl.minimum(begin + slice_keys, keys)
+    far = begin.to(tl.int64)
+    k += far * k_n
+    v += far * v_n
+    acc = tl.zeros((SIDE, SIDE), tl.float32)
+    for first in range(begin, end, BLOCK):
+        # Beyond the last key it is taken again, infinitely far from entries.
+        block = tl.arange(0, BLOCK)
+        valid = first + block < end
+        block = tl.minimum(block, end - 1 - first)
+        there = block >= 0
+        key = load_rows(k, block * k_n, k_d, there, DIM, WIDE)
+        value = load_rows(v, block * v_n, v_d, there, DIM, WIDE)
+        point_y, point_x = load_points(points, first + block, there)
+        k += BLOCK * k_n
+        v += BLOCK * v_n
+        for tile in range(tiles):
+            y0, x0 = tile // tiles_x * TILE_Y, tile % tiles_x * TILE_X
+            rows_y = tl.minimum(y0 + tl.arange(0, TILE_Y), height - 1)
+            columns_x = tl.minimum(x0 + tl.arange(0, TILE_X), width - 1)
+            # The places of a grid: those of its first column and first row.
+            grid_y = tl.load(record + rows_y * width * 4 + 2)
+            grid_x = tl.load(record + columns_x * 4 + 3)
+            at_y = grid_y[None, :] - point_y[:, None] * factor_y
+            at_x = grid_x[None, :] - point_x[:, None] * factor_x
+            at_y *= cells_y
+            at_x *= cells_x
+            at_y = tl.where(valid[:, None], at_y, float('-inf'))
+            wanted = True
+            if WINDOWS:
+                wanted = reads_window(at_y, window_y, SIDE) & reads_window(
+                    at_x, window_x, SIDE
+                )
+            if wanted:
+                slope = slopes_of_tile(
+                    q, grad, record, key, value, point_y, point_x, cells,
+                    q_n, q_d, g_n, g_d, scale, height, width, y0, x0,
+                    factor_y, factor_x, cells_y, cells_x,
+                    DIM, WIDE, TILE_Y, TILE_X, PRECISION,
+                )  # fmt: skip
+                slope, size = held(slope)
+                slope = tl.reshape(tl.trans(slope), (BLOCK, TILE_Y, TILE_X))
+                hats_x = tl.reshape(
+                    hats_of(at_x, entry_x), (SIDE, BLOCK, TILE_X)
+                )
+                hats_x = tl.permute(hats_x, (1, 2, 0))
+                sums = multiply_halves(slope, hats_x, FINE)
+                sums = tl.reshape(sums, (BLOCK * TILE_Y, SIDE))
+                flat_y = tl.reshape(at_y, (1, BLOCK * TILE_Y))
+                hats_y = hats(flat_y, entry_y[:, None])
+                acc += multiply_halves(hats_y, sums, FINE) * size
+    written = tl.program_id(2) * tl.num_programs(1) + pair
+    dtable += written * table_h * table_w
+    y, x = window_y + side, window_x + side
+    tl.store(
+        dtable + y[:, None] * table_w + x[None, :],
+        acc,
+        mask=(y < table_h)[:, None] & (x < table_w)[None, :],
+    )
