@@ -3,6 +3,6 @@ _base_ = [
     '_base_/models/cascade_mask_rcnn_dat.py',
     '_base_/datasets/coco_instance.py',
     '_base_/schedules/coco_1x.py',
-    '_base_/runtimes/detection.py',
+    '_base_/runtimes/instance_segmentation.py',
 ]
 model = dict(backbone=dict(arch='dat_t'))

@@ -2,7 +2,7 @@
 _base_ = [
     '_base_/models/mask_rcnn_dat_mini.py',
     '_base_/datasets/digits_instance.py',
-    '_base_/runtimes/detection.py',
+    '_base_/runtimes/instance_segmentation.py',
     '_base_/schedules/digits.py',
 ]
 default_hooks = dict(

@@ -3,7 +3,7 @@
 
 ``released.py`` translates names, ``tables.py`` resizes position-bias tables,
 ``hooks.py`` applies both whenever a state dict is loaded. ``loading.py`` reads
-files as data, ``identify.py`` says what they are and ``fitting.py`` whether
-they are what a model needs. ``converting.py`` and ``publishing.py`` write them
-anew.
+files as data, ``fitting.py`` compares them with a model, ``starting.py``
+starts a backbone from them, in part where that is asked for, and
+``publishing.py`` writes them anew.
 """

@@ -1,16 +1,15 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Whether a checkpoint fits a model, and the sentence for when it does not."""
+"""Where a checkpoint and a model disagree."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ..utils.errors import UserError
 from . import released
-from .identify import Identity, identify
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,17 @@ class Misfit:
         reshaped: Entries that both have, of different shapes.
         unusable: Entries that cannot be copied, as they are no tensors or
             such of another kind.
+        unsuited: Entries of whole, complex or truth values where floating
+            ones belong.
+        infinite: Entries with NaN or infinity in them.
     """
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     unusable: tuple[str, ...] = ()
+    unsuited: tuple[str, ...] = ()
+    infinite: tuple[str, ...] = ()
 
     def within(self, prefix: str) -> 'Misfit':
         """The part of it whose names start with `prefix`."""
@@ -40,14 +44,22 @@ class Misfit:
                     self.unexpected,
                     self.reshaped,
                     self.unusable,
+                    self.unsuited,
+                    self.infinite,
                 )
             )
         )
 
     @property
     def is_fatal(self) -> bool:
-        """Whether parameters of the model would stay random."""
-        return bool(self.missing or self.reshaped or self.unusable)
+        """Whether parameters would stay random, or get what is no weight."""
+        return bool(
+            self.missing
+            or self.reshaped
+            or self.unusable
+            or self.unsuited
+            or self.infinite
+        )
 
     def __str__(self) -> str:
         """E.g. ``3 entries have another shape (a, b, ...), ...``."""
@@ -56,6 +68,8 @@ class Misfit:
             (self.missing, 'missing'),
             (self.unexpected, 'unexpected'),
             (self.unusable, 'no tensor that can be copied'),
+            (self.unsuited, 'of whole, complex or truth values'),
+            (self.infinite, 'NaN or infinite in part'),
         )
         return ', '.join(
             f'{len(names)} {"entry is" if len(names) == 1 else "entries are"} '
@@ -73,14 +87,48 @@ def load_and_compare(model: nn.Module, checkpoint: Mapping) -> Misfit:
         checkpoint: As ``torch.load`` gives it, in mmengine's or the authors'
             layout.
     """
+    entries = released.entries_of(checkpoint)
+    unsuited, infinite = _odd_values(model, entries)
+    misfit = Misfit()
     try:
-        model.load_state_dict(released.entries_of(checkpoint), strict=True)
+        model.load_state_dict(entries, strict=True)
     except RuntimeError as error:
         misfit = _parse(str(error))
         if misfit == Misfit():
             raise
-        return misfit
-    return Misfit()
+    return replace(misfit, unsuited=unsuited, infinite=infinite)
+
+
+def _odd_values(
+    model: nn.Module, entries: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names in the model of entries that torch copies and are no weights.
+
+    Infinity in a buffer may be meant; NaN is not.
+    """
+    parameters = dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
+    unsuited, infinite = [], []
+    for name, value in entries.items():
+        if not isinstance(value, Tensor):
+            continue
+        bare = name.removeprefix('backbone.')
+        ours = (bare, released.rename(bare))
+        names = (name, *ours, *(f'backbone.{one}' for one in ours))
+        own = next((n for n in names if n in parameters or n in buffers), None)
+        if own is None:
+            continue
+        trained = own in parameters
+        wanted = parameters[own] if trained else buffers[own]
+        if not wanted.is_floating_point():
+            continue
+        if not value.is_floating_point():
+            unsuited.append(own)
+        elif not value.is_meta and value.layout == torch.strided:
+            bad = value.isnan() if not trained else ~value.isfinite()
+            if bad.any():
+                infinite.append(own)
+    return tuple(unsuited), tuple(infinite)
 
 
 def _parse(message: str) -> Misfit:
@@ -95,64 +143,4 @@ def _parse(message: str) -> Misfit:
         listed('Unexpected'),
         tuple(re.findall(r'size mismatch for ([^\s:]+):', message)),
         tuple(re.findall(r'parameter named "([^"]+)"', message)),
-    )
-
-
-def check_fits(
-    source: str,
-    checkpoint: Mapping[str, Any],
-    model: nn.Module,
-    only: str = '',
-) -> Misfit:
-    """Raises UserError unless a checkpoint gives a model all its weights.
-
-    Args:
-        source: File that the checkpoint was read from.
-        checkpoint: Its content.
-        model: The model.
-        only: Look at entries whose names start with this.
-
-    Returns:
-        What is unexpected in the file, which does no harm.
-    """
-    wanted = identify(model.state_dict())
-    misfit = load_and_compare(model, checkpoint).within(only)
-    if misfit.is_fatal:
-        raise UserError(
-            _sentence(source, identify(checkpoint), wanted, misfit)
-        )
-    return misfit
-
-
-def resolution_note(
-    source: str, checkpoint: Mapping[str, Any], model: nn.Module
-) -> str | None:
-    """What to say of a classifier that is run at another resolution.
-
-    Its tables are resized and it works, but the number that goes with the
-    file is not to be expected. Dense models run at any size.
-    """
-    found, wanted = identify(checkpoint), identify(model.state_dict())
-    tasks = {found.task, wanted.task}
-    if tasks != {'classification'} or found.img_size == wanted.img_size:
-        return None
-    return (
-        f'{source} is {found}, the config builds {wanted}: tables of position '
-        f'biases are resized, and the accuracy that is reported for the file '
-        f'holds at {found.img_size} only.'
-    )
-
-
-def _sentence(
-    source: str, found: Identity, wanted: Identity, misfit: Misfit
-) -> str:
-    if str(found) == str(wanted) or found.family is None:
-        what = f'{source} does not fit the model that the config builds'
-        if found.family is None:
-            what += f': it holds {found}'
-    else:
-        what = f'{source} is {found}, the config builds {wanted}'
-    return (
-        f'{what}; {misfit}. Use the config that the file was made with, or '
-        f'another file.'
     )

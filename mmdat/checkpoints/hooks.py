@@ -1,20 +1,20 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Adapting checkpoints while they are loaded.
 
-A backbone, and whatever model it is put into, rewrites the state dict that it
-is given, so that released files load through ``init_cfg``, ``load_from`` and
+A backbone rewrites the state dict that it is given, alone or as a part of a
+model, so that released files load through ``init_cfg``, ``load_from`` and
 plain ``load_state_dict`` alike, from any tool.
 """
 
-from functools import partial
+import sys
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from . import released
-from .tables import fit
+from .tables import fit, pixels_of
 
 _PREFIX = 'backbone.'
 
@@ -27,11 +27,20 @@ def adapt_checkpoints_of(backbone: nn.Module) -> None:
 
 
 def _adapt_backbone(
-    backbone: nn.Module, state_dict: dict[str, Any], prefix: str, *_
+    backbone: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    _metadata: Any,
+    _strict: bool,
+    _missing: list[str],
+    unexpected: list[str],
+    _errors: list[str],
 ) -> None:
     """Rewrites the backbone's entries of a state dict in place."""
     if not prefix:
-        _replace(state_dict, _backbone_entries(released.unwrap(state_dict)))
+        _replace(state_dict, backbone_entries(released.unwrap(state_dict)))
+    elif not any(key.startswith(prefix) for key in state_dict):
+        _take_from_parent(state_dict, prefix, unexpected)
     entries = {
         key[len(prefix) :]: value
         for key, value in state_dict.items()
@@ -42,24 +51,13 @@ def _adapt_backbone(
     if released.is_released(entries):
         translated = released.translate(entries)
     _settle_norms(translated, own)
-    resized = []
-    for name, value in translated.items():
-        if name in own and isinstance(value, torch.Tensor):
-            translated[name] = fit(name, value, own[name])
-            if 'table' in name and translated[name] is not value:
-                resized.append(name)
-    if resized:
-        print_log(
-            f'Resized {len(resized)} position-bias tables to the resolution '
-            f'of the model, from {resized[0]} on.',
-            logger='current',
-        )
+    _settle_tables(backbone, translated, own)
     for key in entries:
         del state_dict[prefix + key]
     state_dict.update((prefix + k, v) for k, v in translated.items())
 
 
-def _backbone_entries(state_dict: dict[str, Any]) -> dict[str, Any]:
+def backbone_entries(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The backbone's part of a whole model's state dict, prefix removed."""
     inside = {
         key[len(_PREFIX) :]: value
@@ -69,62 +67,159 @@ def _backbone_entries(state_dict: dict[str, Any]) -> dict[str, Any]:
     return inside or dict(state_dict)
 
 
-def _settle_norms(entries: dict[str, Any], own: dict[str, Any]) -> None:
+def _settle_norms(entries: dict[str, Any], own: dict[str, Tensor]) -> None:
     """Drops output norms the model lacks, fills in those of a classifier.
 
-    A classifier holds the norm of stage 4 alone; a dense model that starts
-    from it keeps the initial values of the other three.
+    A classifier holds the norm of stage 4 alone, which goes before pooling. A
+    model with other outputs starts from it with new norms, of 1 and 0, for
+    all of them, as the authors' detectors and segmentors did: their
+    ``norms.3`` is another name than ``cls_norm``, and nothing loaded it. A
+    classifier keeps it.
     """
     held = [i for i in range(4) if f'norm{i}.weight' in entries]
+    wanted = [i for i in range(4) if f'norm{i}.weight' in own]
+    starts_new = held == [3] and wanted != [3]
     for i in range(4):
         for name in (f'norm{i}.weight', f'norm{i}.bias'):
             if name not in own:
                 entries.pop(name, None)
-            elif held == [3] and name not in entries:
+            elif starts_new:
                 entries[name] = own[name]
-
-
-def _adapt_parent(
-    parent: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    *_,
-    backbone_name: str,
-) -> None:
-    """Puts the entries of a bare released file where a model expects them."""
-    if prefix:
-        return
-    inside = released.unwrap(state_dict)
-    if not released.is_released(inside):
-        if inside is not state_dict and any(
-            key.startswith(_PREFIX) for key in inside
-        ):
-            _replace(state_dict, dict(inside))
-        return
-    entries = {}
-    for key, value in inside.items():
-        if not key.startswith('cls_head.'):
-            entries[f'{backbone_name}.{key}'] = value
-        elif f'head.fc.{key[9:]}' in dict(parent.named_parameters()):
-            entries[f'head.fc.{key[9:]}'] = value
-    _replace(state_dict, entries)
-
-
-def _replace(state_dict: dict[str, Any], entries: dict[str, Any]) -> None:
-    state_dict.clear()
-    state_dict.update(entries)
-
-
-def _on_registration(
-    parent: nn.Module, name: str, module: nn.Module | None
-) -> None:
-    """Called by torch when any module is put into another."""
-    from ..models.dat import DAT
-
-    if isinstance(module, DAT):
-        parent._register_load_state_dict_pre_hook(
-            partial(_adapt_parent, backbone_name=name), with_module=True
+    if starts_new:
+        numbers = ', '.join(map(str, wanted))
+        print_log(
+            f'The file is of a classifier, whose output norm belongs to its '
+            f'head: it is left out, and the output norms of this model '
+            f'(stages {numbers}) start new.',
+            logger='current',
         )
 
 
-nn.modules.module.register_module_module_registration_hook(_on_registration)
+def _settle_tables(
+    backbone: nn.Module, entries: dict[str, Any], own: dict[str, Tensor]
+) -> None:
+    """Fits tables of another size to the model, or the model to them.
+
+    The tables of DAT (v1) are resized, as the authors resize them when they
+    build the 384 model at ``img_size=384`` and start it from 224. Those of
+    DAT++ are read at normalised coordinates, so a table of any size is exact
+    at any resolution, and the model takes the file's: the authors' config of
+    DAT-B++ at 384 builds the model at ``img_size=224`` and keeps the tables
+    of 111 x 111, while the parameters they report for it (94 M) are those of
+    tables of 191 x 191. A file of either kind gives its own numbers this way;
+    a released file at 384 with small tables cannot be told from one at 224.
+    """
+    resized, taken = [], []
+    for name, value in entries.items():
+        if name not in own or not isinstance(value, Tensor):
+            continue
+        if _is_kept(backbone, name, value, own[name]):
+            # New storage for the same parameter, so that optimisers and
+            # averages that know it still do.
+            table = backbone.get_parameter(name)
+            table.data = table.data.new_empty(value.shape)
+            taken.append((name, value.shape, own[name].shape))
+            continue
+        entries[name] = fit(name, value, own[name])
+        if 'table' in name and entries[name] is not value:
+            resized.append(name)
+    if resized:
+        print_log(
+            f'Resized {len(resized)} position-bias tables to the resolution '
+            f'of the model, from {resized[0]} on.',
+            logger='current',
+        )
+    if taken:
+        name, new, old = taken[0]
+        stage = int(name.split('.')[1])
+        print_log(
+            f'Took {len(taken)} position-bias tables as they are in the file, '
+            f'from {name} on: they were made for images of '
+            f'{pixels_of(new, stage)} pixels and the model was built for '
+            f'{pixels_of(old, stage)}, which is no difference to DAT++. A '
+            f'training in several processes has to build the model with the '
+            f"file's img_size.",
+            logger='current',
+        )
+
+
+def _is_kept(
+    backbone: nn.Module, name: str, value: Tensor, own: Tensor
+) -> bool:
+    """Whether the model takes a table of another size as it is."""
+    if not name.endswith('.rpe_table') or value.shape == own.shape:
+        return False
+    attn = backbone.get_submodule(name.removesuffix('.rpe_table'))
+    return (
+        getattr(attn, 'position_bias', None) == 'table'
+        and attn.convention == 'dat_pp'
+        and value.ndim == own.ndim
+        and len(value) == len(own)
+        and all(side % 2 for side in value.shape[1:])
+    )
+
+
+def _take_from_parent(
+    state_dict: dict[str, Any], prefix: str, unexpected: list[str]
+) -> None:
+    """Finds a backbone's entries in a file that does not know the model.
+
+    A bare released classifier, or a state dict in a wrapper, has no entry
+    that starts with the place of the backbone in the model. What was given to
+    the model is put under the names that it has, for the backbone and for
+    the modules that are loaded after it.
+    """
+    loading = _loading_of_the_model()
+    if loading is None:
+        return
+    given, model = loading
+    inside = released.unwrap(given)
+    if released.is_released(inside):
+        entries = {
+            prefix + key: value
+            for key, value in inside.items()
+            if not key.startswith('cls_head.')
+        }
+        if hasattr(getattr(model, 'head', None), 'fc'):
+            entries.update(
+                (f'head.fc.{key.removeprefix("cls_head.")}', value)
+                for key, value in inside.items()
+                if key.startswith('cls_head.')
+            )
+    elif inside is not given:
+        entries = dict(inside)
+    else:
+        return
+    known = set(given)
+    unexpected[:] = [key for key in unexpected if key not in known]
+    unexpected += [
+        key for key in entries if key.split('.')[0] not in model._modules
+    ]
+    _replace(given, entries)
+    state_dict.update(
+        (key, value)
+        for key, value in entries.items()
+        if key.startswith(prefix)
+    )
+
+
+def _loading_of_the_model() -> tuple[dict[str, Any], nn.Module] | None:
+    """The state dict that is being loaded, and the model it was given to.
+
+    Both torch and mmengine go down the modules with a function ``load`` and
+    pass each its own entries only, so a backbone asks the first of these
+    calls for the others. The alternative would be a hook of torch's that runs
+    for every module of the process which is put into another.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        local = frame.f_locals if frame.f_code.co_name == 'load' else {}
+        if local.get('prefix') == '' and 'local_state_dict' in local:
+            return local['local_state_dict'], local['module']
+        frame = frame.f_back
+    return None
+
+
+def _replace(state_dict: dict[str, Any], entries: Mapping[str, Any]) -> None:
+    state_dict.clear()
+    state_dict.update(entries)

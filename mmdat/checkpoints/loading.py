@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, UserFileError, UserFileNotFoundError
 from . import old_torch, safetensors_files
 from .released import unwrap
 
 # Makes torch.load refuse code wherever it is called.
 _FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+# By so much the members of a zip may be larger than it, in bytes.
+_SLACK = 1 << 20
 
 
 class _Settings:
@@ -81,6 +83,13 @@ def _check_sums(path: Path) -> None:
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
+            total = sum(member.file_size for member in file.infolist())
+            stored = path.stat().st_size
+            # Torch stores members as they are.
+            if total > 2 * stored + _SLACK:
+                raise ValueError(
+                    f'its members claim {total} bytes and it has {stored}'
+                )
             damaged = file.testzip()
         if damaged is not None:
             raise ValueError(f'wrong checksum of {damaged}')
@@ -103,16 +112,21 @@ def load_checkpoint_file(
         UserError: There is no such file, or it is no checkpoint, or it asks
             to run code while it is read.
     """
-    path = Path(filename).expanduser()
+    path = _find(filename)
     if path.is_dir():
-        raise UserError(
+        raise UserFileError(
             f'A checkpoint must be a file; {path} is a folder, so name a '
             f'file in it.'
         )
-    if not path.is_file():
-        raise UserError(
+    if not path.exists():
+        raise UserFileNotFoundError(
             f'There is no checkpoint {filename} (looked for '
             f'{path.absolute()}); check the path or download the file first.'
+        )
+    if not path.is_file():
+        raise UserFileError(
+            f'A checkpoint must be a file; {path} is a pipe or device, so '
+            f'name a file.'
         )
     if path.stat().st_size == 0:
         raise UserError(
@@ -136,14 +150,42 @@ def load_checkpoint_file(
             f'A checkpoint must hold weights by name; {path} has an entry '
             f'{odd[0]!r:.40}, so save a state dict instead.'
         )
+    strange = [name for name in names if not name.isprintable()]
+    if strange:
+        raise UserError(
+            f'Names of weights are plain text; {path} has an entry '
+            f'{strange[0]!r:.60}, so get it from a source you trust.'
+        )
     return content
+
+
+def _find(filename: str | os.PathLike) -> Path:
+    """The path of a file, which can be asked for.
+
+    Raises:
+        UserFileNotFoundError: There can be no file of that name.
+    """
+    try:
+        path = Path(filename).expanduser()
+        os.stat(path)
+    except FileNotFoundError:
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or str(error).rstrip('.')
+        raise UserFileNotFoundError(
+            f'There is no checkpoint {str(filename)!r:.200} ({reason}); check '
+            f'the path.'
+        ) from error
+    return path
 
 
 def _why_not(path: Path, error: Exception) -> str:
     """The sentence for a file that the safe reader refuses."""
     with path.open('rb') as file:
         start = file.read(256)
-    if start.removeprefix(b'\xef\xbb\xbf').lstrip()[:1] == b'<':
+    text = start.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+    # The length that a safetensors file begins with may be a '<' as well.
+    if re.match(rb'<[a-z!?/]', text):
         return (
             f'{path} is a web page, not a checkpoint: the download gave its '
             f"site's page in place of the file; download it in a browser."
@@ -170,6 +212,18 @@ def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0].split('. ')[0]
     return line if len(line) <= 120 else f'{line[:117]}...'
+
+
+def read_checkpoint(name: str, map_location: Any = None) -> Mapping[str, Any]:
+    """Reads a checkpoint from disk, or from an address through mmengine.
+
+    Raises:
+        UserError: See :func:`load_checkpoint_file`.
+    """
+    if '://' not in name:
+        return load_checkpoint_file(name, map_location)
+    with safe_loading():
+        return _checkpoint_loader().load_checkpoint(name, map_location)
 
 
 def _checkpoint_loader() -> Any:

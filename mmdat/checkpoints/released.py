@@ -29,6 +29,7 @@ _RULES: list[tuple[str, str | Callable[[re.Match], str]]] = [
     (r'^patch_proj\.1\.norm\.', 'patch_embed.norm1.'),
     (r'^patch_proj\.3\.', 'patch_embed.conv2.'),
     (r'^patch_proj\.4\.norm\.', 'patch_embed.norm2.'),
+    (r'^stages\.0\.proj\.', 'stem_proj.'),
     (r'^down_projs\.(\d)\.0\.', r'downsamples.\1.conv.'),
     (r'^down_projs\.(\d)\.1\.norm\.', r'downsamples.\1.norm.'),
     (r'^norms\.(\d)\.norm\.', r'norm\1.'),

@@ -1,6 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Fitting the tensors of a state dict to a model of another resolution."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,3 +36,13 @@ def fit(name: str, value: Tensor, wanted: Tensor) -> Tensor:
             table = value.T.unflatten(1, (old, old))
             return _resize(table, (new, new)).flatten(1).T
     return value
+
+
+def pixels_of(shape: Sequence[int], stage: int) -> int:
+    """The longer side of the images that a table was made for.
+
+    Args:
+        shape: (heads, 2H - 1, 2W - 1) for a map of H x W.
+        stage: The stage of the map, 0 to 3.
+    """
+    return (max(shape[1:]) + 1) // 2 * 4 * 2**stage

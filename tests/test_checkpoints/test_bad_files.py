@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 
-from mmdat.checkpoints.fitting import check_fits
 from mmdat.checkpoints.loading import load_checkpoint_file
+from mmdat.engine.weights import check_fits
 from mmdat.models import DAT
 from mmdat.utils.errors import UserError
 
@@ -282,7 +282,7 @@ WRONG = {
     ),
     'None for a tensor': (lambda good: changed(good, value=None), UNFIT),
     'sparse tensor': (
-        lambda good: changed(good, value=torch.ones(32, 8).to_sparse()),
+        lambda good: changed(good, value=torch.ones(64, 16).to_sparse()),
         'no tensor that can be copied',
     ),
     'empty table': (

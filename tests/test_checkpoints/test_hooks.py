@@ -3,6 +3,7 @@
 
 import copy
 
+import golden_rule
 import pytest
 import released
 import torch
@@ -112,17 +113,120 @@ def test_load_from_fills_a_classifier(
     )
 
 
-def test_classification_file_starts_a_dense_backbone(
-    tmp_path, classification, loading_log
+@pytest.fixture
+def told(monkeypatch):
+    """What our hooks say."""
+    lines = []
+    monkeypatch.setattr(
+        'mmdat.checkpoints.hooks.print_log',
+        lambda message, **_: lines.append(message),
+    )
+    return lines
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3), (3,)])
+@pytest.mark.parametrize('ours', [False, True])
+def test_only_a_classifier_takes_the_norm_of_a_classifier(
+    classification, out_indices, ours, told
 ):
-    path = str(tmp_path / 'released.pth')
-    torch.save({'model': classification}, path)
-    model = DAT('dat_t', init_cfg=dict(type='Pretrained', checkpoint=path))
-    before = copy.deepcopy(model.norm1.state_dict())
-    model.init_weights()
-    assert_clean(loading_log)
-    assert torch.equal(model.norm3.bias, classification['cls_norm.norm.bias'])
-    assert torch.equal(model.norm1.weight, before['weight'])
+    """As the authors' detectors: `cls_norm` is no `norms.3`."""
+    entries = {k: v for k, v in classification.items() if 'cls_head' not in k}
+    if ours:
+        whole = DAT('dat_t', out_indices=(3,))
+        whole.load_state_dict(entries)
+        entries = whole.state_dict()
+    model = DAT('dat_t', out_indices=out_indices)
+    model.load_state_dict(entries, strict=True)
+    own = model.norm3.state_dict()
+    if out_indices == (3,):
+        assert torch.equal(own['bias'], classification['cls_norm.norm.bias'])
+        assert not told
+    else:
+        assert (own['weight'] == 1).all() and (own['bias'] == 0).all()
+        assert len(told) == 1 and 'the output norms of this model' in told[0]
+        assert ', '.join(map(str, out_indices)) in told[0]
+
+
+def test_a_dense_file_keeps_its_norms(dense, told):
+    model = DAT('dat_t')
+    model.load_state_dict(dense)
+    assert torch.equal(model.norm3.weight, dense['norms.3.norm.weight'])
+    assert not told
+
+
+SMALL = dict(
+    embed_dims=[16, 32, 32, 64], depths=[2, 2, 2, 2], num_heads=[1, 2, 2, 4]
+)
+
+
+@pytest.mark.parametrize(('file', 'built'), [(64, 128), (128, 64)])
+@pytest.mark.parametrize('whole', [False, True])
+def test_dat_pp_takes_tables_as_they_are(file, built, whole, told):
+    """A file at 384 may have been built at 224, and gives its numbers."""
+    source = DAT(SMALL, img_size=file).eval()
+    for parameter in source.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    model = DAT(SMALL, img_size=built).eval()
+    parameter = model.stages[0].blocks[1].attn.rpe_table
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    entries = source.state_dict()
+    if whole:
+        Detector(model).load_state_dict(
+            {f'backbone.{name}': value for name, value in entries.items()}
+        )
+    else:
+        model.load_state_dict(entries, strict=True)
+    table = model.stages[0].blocks[1].attn.rpe_table
+    assert table is parameter and table.shape[1] == file // 2 - 1
+    (line,) = told
+    assert f'for images of {file} pixels' in line
+    assert f'built for {built}' in line and 'Took 5 position' in line
+    images = torch.rand(1, 3, 128, 96)
+    for ours, theirs in zip(model(images), source(images), strict=True):
+        assert torch.equal(ours, theirs)
+    # The optimiser that knew the parameters trains them.
+    sum(level.square().sum() for level in model(images)).backward()
+    optimizer.step()
+    assert not torch.equal(table, entries['stages.0.blocks.1.attn.rpe_table'])
+
+
+def test_the_released_names_give_the_same(told):
+    """B++ at 384, built at 224 as in the authors' yaml, without numbers."""
+    with torch.device('meta'):
+        model = DAT('dat_pp_b_384', out_indices=(3,))
+    model.load_state_dict(
+        {
+            key: torch.empty(shape, device='meta')
+            for key, shape in golden_rule.key_shapes(
+                'keys-pp-dat_base'
+            ).items()
+        }
+    )
+    sides = [stage.blocks[1].attn.rpe_table.shape[1] for stage in model.stages]
+    assert sides == [111, 55, 27, 13]
+    assert 'images of 224 pixels and the model was built for 384' in told[0]
+
+
+def test_v1_and_fixed_tables_are_resized(told):
+    """What is tied to a resolution; the authors' v1 model at 384 is."""
+    for settings in (dict(family='dat'), dict(position_bias='fixed')):
+        arch = dict(SMALL, **settings)
+        entries = DAT(arch, img_size=64).state_dict()
+        model = DAT(arch, img_size=128)
+        shapes = {k: v.shape for k, v in model.state_dict().items()}
+        model.load_state_dict(entries)
+        assert {k: v.shape for k, v in model.state_dict().items()} == shapes
+    assert len(told) == 2 and all('Resized' in line for line in told)
+
+
+def test_torch_is_left_as_it_was():
+    """No hook that runs for each module of the process."""
+    hooks = nn.modules.module
+    model = Detector(DAT(SMALL))
+    assert not hooks._global_module_registration_hooks
+    assert not hooks._global_forward_hooks
+    assert not hooks._global_forward_pre_hooks
+    assert not model._load_state_dict_pre_hooks
 
 
 def test_plain_strict_load_state_dict(dense, classification):

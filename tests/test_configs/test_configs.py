@@ -142,6 +142,13 @@ REPORTED = {
     'retinanet_dat_pp_t_3x_coco': [49.2],
     'retinanet_dat_pp_s_coco': [48.3],
     'retinanet_dat_pp_s_3x_coco': [50.2],
+    # DAT (2022), Mask R-CNN 1x and Semantic FPN: README of
+    # https://github.com/QingbeiGuo/HybridFormer
+    'mask_rcnn_dat_t_coco': [44.4, 40.4],
+    'mask_rcnn_dat_s_coco': [47.1, 42.5],
+    'semantic_fpn_dat_t_ade20k': [42.6],
+    'semantic_fpn_dat_s_ade20k': [46.1],
+    'semantic_fpn_dat_b_ade20k': [47.0],
     'mask_rcnn_dat_pp_t_coco': [48.7, 43.7],
     'mask_rcnn_dat_pp_t_3x_coco': [50.5, 45.1],
     'mask_rcnn_dat_pp_s_coco': [49.8, 44.5],

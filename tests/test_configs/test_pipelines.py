@@ -13,7 +13,12 @@ import pytest
 import small_data
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import (
+    DATASETS,
+    MODELS,
+    TRANSFORMS,
+    init_default_scope,
+)
 from PIL import Image
 
 from mmdat.engine.data_files import set_data_root
@@ -72,6 +77,32 @@ def test_classification(tmp_path, name, size, cut, shape):
     )
     torch.testing.assert_close(found, normalise(wanted), rtol=0, atol=1e-5)
     assert sample.gt_label.tolist() == [7]
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize(
+    'name', ['classifier_dat_t_in1k', 'classifier_dat_pp_b_384_in1k']
+)
+def test_classification_reads_as_pillow_does(tmp_path, name, split):
+    """torchvision's ImageFolder: Image.open(...).convert('RGB').
+
+    OpenCV, mmpretrain's default, turns the photograph, so that the model is
+    trained on it lying, and on another part of it.
+    """
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = tmp_path / 'x.jpg'
+    picture(120, 300).save(path, exif=exif, quality=60)
+    cfg = family.load(name)
+    init_default_scope('mmpretrain')
+    load = cfg[f'{split}_dataloader'].dataset.pipeline[0]
+    found = TRANSFORMS.build(load)(dict(img_path=str(path)))['img']
+    wanted = np.asarray(Image.open(path).convert('RGB'))
+    assert np.array_equal(found[..., ::-1], wanted)
+    turned = TRANSFORMS.build(dict(type='LoadImageFromFile'))(
+        dict(img_path=str(path))
+    )['img']
+    assert turned.shape == (300, 120, 3) and found.shape == (120, 300, 3)
 
 
 def test_classification_does_not_turn_photographs(tmp_path):

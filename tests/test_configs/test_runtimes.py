@@ -19,6 +19,11 @@ def test_faults_are_looked_after(name):
     }
     assert type(built['checkpoint']) is hooks.AtomicCheckpointHook
     assert built['checkpoint'].max_keep_ckpts > 0
+    wanted = dict(mmseg=['mIoU'], mmpretrain=['accuracy/top1'])
+    metric = cfg.val_evaluator.get('metric')
+    kinds = [metric] if isinstance(metric, str) else metric
+    wanted['mmdet'] = [f'coco/{kind}_mAP' for kind in kinds or ()]
+    assert built['checkpoint'].key_indicators == wanted[cfg.default_scope]
     kinds = {type(hook) for hook in built.values()}
     assert {
         hooks.CheckFiniteHook,

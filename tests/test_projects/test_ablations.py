@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
@@ -72,6 +73,35 @@ def test_the_models_of_the_paper_parse(scale):
             cfg = load_config(str(config), options)
             for key, value in variant.options.items():
                 assert cfg.model.backbone[key] == value
+
+
+# Of the authors' yaml: parameters with the head of 1000 classes, counted by
+# their code.
+LATER = {
+    'dat_p': 22_772_796,
+    'dat_p_full': 22_751_066,
+}
+
+
+@pytest.mark.parametrize('study', ['attention', 'swin_style'])
+def test_the_authors_later_studies_build(study):
+    models = studies.variants(study, 'in1k')
+    assert len(models) == dict(attention=3, swin_style=7)[study]
+    assert not studies.variants(study, 'small')
+    for variant in models:
+        options = running.cfg_options(variant, 0, 'in1k', None)
+        cfg = load_config(str(variant.config), options)
+        with torch.device('meta'):
+            model = build_model(cfg)
+        arch = model.backbone.arch
+        assert not (arch.conv_embed or arch.conv_mlp or arch.local_perception)
+        assert {s.convention for s in arch.stages} == {'dat_pp'}
+        assert cfg.model.backbone.drop_path_rate == 0.2
+        if study == 'swin_style':
+            assert model.backbone.stem_proj.in_features == 64
+        if variant.name in LATER:
+            count = sum(p.numel() for p in model.parameters())
+            assert count == LATER[variant.name]
 
 
 @pytest.mark.parametrize('name', ['swin', 'pvt'])

@@ -3,7 +3,7 @@ _base_ = 'imagenet_224.py'
 train_pipeline = _base_.train_pipeline
 train_pipeline[1]['scale'] = 384
 test_pipeline = [
-    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    _base_.load,
     dict(
         type='Resize',
         scale=(384, 384),

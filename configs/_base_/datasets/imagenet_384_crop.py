@@ -2,7 +2,7 @@ _base_ = 'imagenet_384.py'
 
 # The authors evaluate DAT at 384 with the margin they have at 224.
 test_pipeline = [
-    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    _base_.load,
     dict(
         type='Resize',
         scale=(438, 438),  # 384 * 256 / 224

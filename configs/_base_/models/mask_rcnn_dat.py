@@ -1,8 +1,7 @@
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
-# To start from ImageNet weights, add to the command line
-#   --cfg-options model.backbone.init_cfg.type=Pretrained
-#                 model.backbone.init_cfg.checkpoint=dat_tiny_in1k_224.pth
+# To start from ImageNet weights, as every model of the authors, add to the
+# command line: --pretrained dat_tiny_in1k_224.pth
 # Rates of stochastic depth are those published for DAT++; for DAT none were,
 # so its configs take the rate of the DAT++ of the same size and schedule.
 model = dict(

@@ -10,6 +10,7 @@ default_hooks = dict(
         by_epoch=False,
         interval=16000,
         max_keep_ckpts=3,
+        save_best='mIoU',
     ),
     finite=dict(type='mmdat.CheckFiniteHook'),
     seed=dict(type='mmdat.IterSeedHook'),

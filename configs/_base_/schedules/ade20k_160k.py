@@ -14,6 +14,7 @@ optim_wrapper = dict(
     ),
     paramwise_cfg=dict(custom_keys=_base_.no_decay),
 )
+# The polynomial runs from the first iteration, below the warm-up.
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500
@@ -23,7 +24,7 @@ param_scheduler = [
         power=1.0,
         eta_min=0.0,
         by_epoch=False,
-        begin=1500,
+        begin=0,
         end=160000,
     ),
 ]

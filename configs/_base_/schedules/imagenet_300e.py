@@ -23,23 +23,17 @@ optim_wrapper = dict(
     ),
     clip_grad=dict(max_norm=5.0),
 )
-# The lowest rate is a ratio, so that it follows lr when that is scaled.
+# 5e-6 at the end and 5e-7 at the start, per 512 too: both are ratios, so that
+# they follow lr when that is scaled.
 param_scheduler = [
     dict(
-        type='LinearLR',
-        start_factor=1e-3,
-        by_epoch=True,
-        begin=0,
-        end=20,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type='CosineAnnealingLR',
+        type='mmdat.WarmupCosineLR',
+        warmup=20,
+        start_factor=0.001,
         eta_min_ratio=0.01,
         by_epoch=True,
-        begin=20,
+        begin=0,
         end=300,
-        T_max=280,
         convert_to_iter_based=True,
     ),
 ]

@@ -108,11 +108,63 @@ def _baselines(scale: str) -> list[Variant]:
     ]
 
 
-STUDIES = ('geometry', 'stages', 'range', 'baselines')
+def _attention() -> list[Variant]:
+    """DAT+ with neighbourhoods, full or deformable attention between.
+
+    The authors' ``dat_p``, ``dat_new_abl_fullatt`` and
+    ``dat_new_abl_fulldmha``.
+    """
+    config = CONFIGS / 'in1k_dat_plus.py'
+
+    def blocks(letter: str) -> dict[str, Any]:
+        pair = f'{letter}D'
+        return dict(attentions=[pair, pair * 2, pair * 9, 'DD'])
+
+    return [
+        Variant('dat_p', 'neighbourhood (DAT+)', config),
+        Variant('dat_p_full', 'full', config, blocks('F')),
+        Variant('dat_p_deformable', 'deformable', config, blocks('D')),
+    ]
+
+
+def _swin_style() -> list[Variant]:
+    """The authors' ``dat_t_ss_*``: what alternates with deformable attention.
+
+    Names are theirs: the strides of the keys (8421 if not said), ``s234`` for
+    deformable attention from stage 2 on, ``g`` for the offset groups (1248 if
+    not said).
+    """
+    config = CONFIGS / 'in1k_swin_style.py'
+    windows = dict(attentions=['LS', 'LD', 'LDLDLD', 'DD'])
+    later = dict(attentions=['NN', 'ND', 'NDNDND', 'DD'])
+    groups = dict(offset_groups=[1, 2, 3, 6])
+    options = {
+        'ld': windows,
+        'nd': {},
+        'nd_4211': dict(offset_stride=[4, 2, 1, 1]),
+        'nd_4421': dict(offset_stride=[4, 4, 2, 1]),
+        'nd_s234': later,
+        'nd_g1236': groups,
+        'nd_s234_g236': {**later, **groups},
+    }
+    return [
+        Variant(f'ss_{name}', name, config, settings)
+        for name, settings in options.items()
+    ]
+
+
+STUDIES = (
+    'geometry',
+    'stages',
+    'range',
+    'baselines',
+    'attention',
+    'swin_style',
+)
 
 
 def variants(study: str, scale: str) -> list[Variant]:
-    """The models of a study.
+    """The models of a study; none where it is not for the scale.
 
     Args:
         study: One of :data:`STUDIES`.
@@ -124,4 +176,8 @@ def variants(study: str, scale: str) -> list[Variant]:
         return _stages([1, 1, 2, 2] if scale == 'small' else [2, 2, 6, 2])
     if study == 'range':
         return _range()
-    return _baselines(scale)
+    if study == 'baselines':
+        return _baselines(scale)
+    if scale != 'in1k':  # the authors have these for classification only
+        return []
+    return _attention() if study == 'attention' else _swin_style()

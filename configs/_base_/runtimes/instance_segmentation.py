@@ -1,0 +1,5 @@
+_base_ = 'detection.py'
+
+default_hooks = dict(
+    checkpoint=dict(save_best=['coco/bbox_mAP', 'coco/segm_mAP'])
+)
