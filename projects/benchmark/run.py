@@ -10,44 +10,20 @@ documentation.
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import cases
+import report
 import torch
+import worker
 from rich.console import Console
+from rich.measure import Measurement as Width
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
+from subjects import check_backbone, load_factory, why_missing
 
-from mmdat.analysis.benchmark.attention import OPS, check_op
-from mmdat.analysis.benchmark.backbones import (
-    check_backbone,
-    load_factory,
-)
-from mmdat.analysis.benchmark.cases import (
-    MODES,
-    Conditions,
-    Subject,
-)
-from mmdat.analysis.benchmark.conditions import load_average, warning
-from mmdat.analysis.benchmark.memory import available_memory
-from mmdat.analysis.benchmark.plan import (
-    PRESETS,
-    Group,
-    add_foreign,
-    also_compiled,
-    attention_groups,
-    backbone_groups,
-    keep,
-    preset,
-)
-from mmdat.analysis.benchmark.plot import plot
-from mmdat.analysis.benchmark.ratios import Baseline, parse_baseline
-from mmdat.analysis.benchmark.rows import baseline_names
-from mmdat.analysis.benchmark.run import run
-from mmdat.analysis.benchmark.session import Rules
-from mmdat.analysis.benchmark.tables import (
-    NOTE,
-    conditions_line,
-    markdown,
-)
-from mmdat.models.dat import BACKEND_NAMES
+from mmdat.ops.dispatch import BACKEND_NAMES
 from mmdat.utils.errors import UserError, one_sentence_errors
 
 BACKBONES = ['dat_t', 'dat_pp_t', 'swin_t', 'pvt_v2_b2', 'resnet50']
@@ -66,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     what.add_argument(
         '--preset',
-        choices=PRESETS,
+        choices=cases.PRESETS,
         help='cpu: the table of the documentation. gpu: training and '
         'inference in bf16 against the plain PyTorch version of the same '
         'maths, on cuda',
@@ -75,8 +51,8 @@ def parse_args() -> argparse.Namespace:
         '--ops',
         nargs='*',
         metavar='KIND',
-        help=f'attentions alone instead of backbones: {", ".join(OPS)}; all '
-        f'if none is named',
+        help='attentions alone instead of backbones: '
+        f'{", ".join(cases.OPS)}; all if none is named',
     )
     what.add_argument(
         '--backbones', nargs='+', help=f'default: {" ".join(BACKBONES)}'
@@ -93,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         '--modes',
         nargs='+',
-        choices=MODES,
+        choices=cases.MODES,
         help='train is forward and backward; default: inference, and both '
         'for --ops',
     )
@@ -115,8 +91,8 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         '--baseline',
         nargs='+',
-        help='whom to compare with: NAME; @BACKEND, the same backbone with '
-        'that backend, @auto with the one chosen; or OF=NAME, for one '
+        help='subject to compare with: NAME; @BACKEND, the same backbone '
+        'with that backend, @auto with the one chosen; or OF=NAME, for one '
         f'backbone only; default: {" ".join(BASELINES)}, with --compile @auto',
     )
     how = parser.add_argument_group('how')
@@ -170,15 +146,15 @@ def read_shape(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def read_foreign(text: str) -> Subject:
+def read_foreign(text: str) -> cases.Subject:
     """A subject of ``NAME=file.py:function``, tried here before all else."""
     name, _, place = text.partition('=')
-    subject = Subject(name, factory=place)
+    subject = cases.Subject(name, factory=place)
     load_factory(place)
     return subject
 
 
-def read_conditions(args: argparse.Namespace) -> Conditions:
+def read_conditions(args: argparse.Namespace) -> cases.Conditions:
     """The conditions the command line asks for."""
     for name in ('threads', 'rounds', 'timeout', 'memory_limit'):
         value = getattr(args, name)
@@ -194,28 +170,32 @@ def read_conditions(args: argparse.Namespace) -> Conditions:
             f'--device cpu, or a machine with a GPU and PyTorch built for it.'
         )
     amp = args.amp or ('bf16' if gpu else 'off')
-    limit = available_memory()
+    limit = worker.available_memory()
     if args.memory_limit is not None:
         limit = args.memory_limit * 1e9
     elif limit is not None:
         limit = 0.9 * limit
-    return Conditions(
+    return cases.Conditions(
         device=device,
         amp=None if amp == 'off' else amp,
         threads=args.threads,
         memory_limit=None if limit is None else int(limit),
-        load=load_average(),
+        load=report.load_average(),
     )
 
 
 def read_plan(
-    args: argparse.Namespace, baselines: list[Baseline]
-) -> list[Group]:
+    args: argparse.Namespace, baselines: list[cases.Baseline]
+) -> list[cases.Group]:
     """The groups the command line asks for."""
     for name in args.backbones or []:
         check_backbone(name)
     for name in args.ops or []:
-        check_op(name)
+        if name not in cases.OPS:
+            raise UserError(
+                f'An attention must be one of {", ".join(cases.OPS)}; got '
+                f'{name!r}.'
+            )
     for backend in args.backends or []:
         if backend not in ('auto', *BACKEND_NAMES):
             raise UserError(
@@ -230,10 +210,10 @@ def read_plan(
     if args.preset:
         names = args.backbones
         if args.ops is not None:
-            ops = [OPS[kind] for kind in args.ops or OPS]
+            ops = [cases.OPS[kind] for kind in args.ops or cases.OPS]
             names = [*(names or []), *ops, 'sdpa']
-        groups = keep(
-            preset(args.preset), names, shapes, args.batch, args.modes
+        groups = cases.keep(
+            cases.preset(args.preset), names, shapes, args.batch, args.modes
         )
     elif args.ops is not None:
         for name in ('backbones', 'shapes'):
@@ -245,17 +225,84 @@ def read_plan(
         options = dict(modes=args.modes, backends=backends)
         options = {k: v for k, v in options.items() if v}
         batch = (args.batch or [1])[0]
-        groups = attention_groups(args.ops or tuple(OPS), batch, **options)
+        groups = cases.attention_groups(
+            args.ops or tuple(cases.OPS), batch, **options
+        )
     else:
-        groups = backbone_groups(
+        groups = cases.backbone_groups(
             args.backbones or BACKBONES,
             shapes or [read_shape(text) for text in SHAPES],
             args.batch or [1],
             args.modes or ['inference'],
             backends or [None],
         )
-    groups = add_foreign(groups, foreign, baselines)
-    return also_compiled(groups) if args.compile else groups
+    groups = cases.add_foreign(groups, foreign, baselines)
+    return cases.also_compiled(groups) if args.compile else groups
+
+
+def run(
+    groups: Sequence[cases.Group],
+    conditions: cases.Conditions,
+    baselines: Sequence[cases.Baseline],
+    rules: worker.Rules,
+    console: Console,
+) -> list[report.Row]:
+    """Measures all groups.
+
+    After each the file ``benchmark.csv`` beside the log is written anew, so
+    that a run that is interrupted leaves what it had. Subjects that are not
+    to be had in this environment are reported and left out.
+
+    Args:
+        groups: What to measure.
+        conditions: Under which conditions.
+        baselines: The subjects to compare with.
+        rules: How a session goes.
+        console: Where progress and tables are shown.
+
+    Returns:
+        A row for each subject of each group.
+    """
+    rows: list[report.Row] = []
+    turns = rules.rounds + 1
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True
+    ) as progress:
+        total = turns * sum(len(group.subjects) for group in groups)
+        task = progress.add_task('', total=total)
+
+        def tick(label: str) -> None:
+            progress.update(task, advance=1, description=label)
+
+        for group in groups:
+            present, missing = [], []
+            for subject in group.subjects:
+                case = cases.Case(subject, group.setting, conditions)
+                if (reason := why_missing(subject)) is None:
+                    present.append(case)
+                else:
+                    status = f'skipped: {reason}'
+                    missing.append(cases.Measurement(case, status))
+            progress.advance(task, turns * len(missing))
+            measured = worker.measure(present, rules, tick) + missing
+            added = report.make_rows(measured, conditions, baselines)
+            rows += added
+            report.write_csv(rows, rules.log.parent / 'benchmark.csv')
+            names = report.baseline_names(baselines)
+            _show(report.screen_table(added, names), console)
+    return rows
+
+
+def _show(table: Table, console: Console) -> None:
+    """Prints all columns: terminals wrap lines, rich would cut them."""
+    width = console.width
+    options = console.options.update(max_width=1000)
+    full = Width.get(console, options, table).maximum
+    console.width = max(full, width)
+    console.print(table)
+    console.print()
+    console.width = width
 
 
 def main() -> None:
@@ -265,7 +312,7 @@ def main() -> None:
     with one_sentence_errors('benchmark'):
         conditions = read_conditions(args)
         usual = ['@auto'] if args.compile else BASELINES
-        baselines = [parse_baseline(b) for b in args.baseline or usual]
+        baselines = [cases.parse_baseline(b) for b in args.baseline or usual]
         groups = read_plan(args, baselines)
         if not groups:
             raise UserError(
@@ -274,21 +321,21 @@ def main() -> None:
             )
         out = Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
-        if (busy := warning(conditions)) is not None:
+        if (busy := report.warning(conditions)) is not None:
             console.print(busy, style='yellow')
-        rules = Rules(args.rounds, args.timeout, out / 'workers.log')
+        rules = worker.Rules(args.rounds, args.timeout, out / 'workers.log')
         try:
             rows = run(groups, conditions, baselines, rules, console)
         except KeyboardInterrupt:
             console.print(f'Interrupted; finished tables are in {out}.')
             sys.exit(130)
-    console.print(f'{conditions_line(rows[0])}\n{NOTE}')
+    console.print(f'{report.conditions_line(rows[0])}\n{report.NOTE}')
     files = [out / 'benchmark.csv']
-    if plot(rows, out / 'benchmark.png'):
+    if report.plot(rows, out / 'benchmark.png'):
         files.append(out / 'benchmark.png')
     if args.markdown:
         command = shlex.join(['python', *sys.argv])
-        text = markdown(rows, baseline_names(baselines), command)
+        text = report.markdown(rows, report.baseline_names(baselines), command)
         Path(args.markdown).write_text(text, encoding='utf-8')
         files.append(Path(args.markdown))
     console.print('Written: ' + ', '.join(map(str, files)))

@@ -1,0 +1,58 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""``torch.compile`` without graph breaks, at two sizes of images."""
+
+import time
+from functools import partial
+
+import torch
+from common import (
+    BF16,
+    DEVICE,
+    DRY,
+    Rows,
+    error,
+    guarded,
+    milliseconds,
+    model,
+)
+
+TABLE = 'torch.compile(fullgraph=True), inference, bfloat16 autocast'
+SIZES = [(2, 3, 800, 1344), (2, 3, 768, 1152)]
+if DRY:
+    SIZES = [(1, 3, 64, 64), (1, 3, 64, 96)]
+# Fused, fewer numbers are rounded to bfloat16 on the way.
+LIMIT = 3e-2
+
+
+def compare(arch: str) -> None:
+    """A row for each size; the second makes the compiler generalise."""
+    backbone = model(arch).to(DEVICE).eval()
+    # Dry, the second size is compiled like the first: with sizes as symbols
+    # it takes a minute, on which a dry run says nothing about a GPU.
+    how = dict(backend='eager', dynamic=False) if DRY else {}
+    compiled = torch.compile(backbone, fullgraph=True, **how)
+    for size in SIZES:
+        what = f'{arch}, {"x".join(map(str, size))}'
+        with guarded(TABLE, what), torch.no_grad():
+            images = torch.randn(size, device=DEVICE)
+            with torch.autocast(DEVICE, BF16):
+                start = time.perf_counter()
+                got = compiled(images)
+                took = time.perf_counter() - start
+                off = max(map(error, got, backbone(images)))
+                Rows.add(
+                    TABLE,
+                    what,
+                    off < LIMIT,
+                    f'{off:.1e} off',
+                    error=off,
+                    first_call_s=took,
+                    eager_ms=milliseconds(partial(backbone, images)),
+                    compiled_ms=milliseconds(partial(compiled, images)),
+                )
+
+
+def main(_) -> None:
+    """DAT-T alone: the compiler takes about a minute for a size."""
+    with guarded(TABLE, 'dat_t'):
+        compare('dat_t')
