@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 
 # make fuzz: thousands of new cases instead of the suite's hundreds.
 # make faults: trainings killed twenty times instead of once.
-# make test-compat: the core with the oldest and newest torch; 15 GiB of disk.
+# make test-compat: with other versions and the official packages; 45 GiB.
 .PHONY: setup test test-compat fuzz faults demo lint format clean
 
 setup:

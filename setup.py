@@ -17,19 +17,41 @@ ROOT = Path(__file__).resolve().parent
 MIM_FILES = ('configs', 'tools', 'demo', 'model-index.yml')
 
 # Each OpenMMLab package exists twice, official and as the maintained fork with
-# the same modules, and pip does not know that one stands for the other. So
-# the core names neither, and the extras name the forks: whoever runs the
-# official packages installs mmdat without extras. Each range is from the
-# fork's first release to the next one that may change its API; what we test
-# is in requirements/lock.txt, to the digit.
-MMENGINE = 'onedl-mmengine>=0.10.8,<1'
-MMCV = 'onedl-mmcv>=2.3,<3'
-EXTRAS = {
-    'det': [MMENGINE, MMCV, 'onedl-mmdetection>=3.4,<4', 'pycocotools'],
-    'seg': [MMENGINE, MMCV, 'onedl-mmsegmentation>=1.3,<2', 'ftfy'],
-    'cls': [MMENGINE, MMCV, 'onedl-mmpretrain>=1.3,<2'],
+# the same modules, and pip does not know that one stands for the other: it
+# would put the second over the first. So neither the core nor the extras of
+# the tasks name one; they hold what the packages need and do not ask for.
+# Which of the two is said with its name, `onedl-det` or `official-det`. Each
+# range is from the first release that has what we use to the next one that may
+# change it; what is tested is in requirements/, to the digit.
+TASKS = {
+    'det': ['pycocotools'],
+    'seg': ['ftfy', 'regex'],
+    'cls': [],
 }
-EXTRAS['all'] = sorted({line for lines in EXTRAS.values() for line in lines})
+FAMILIES = {
+    'onedl': {
+        '': ['onedl-mmengine>=0.10.8,<1', 'onedl-mmcv>=2.3,<3'],
+        'det': ['onedl-mmdetection>=3.4,<4'],
+        'seg': ['onedl-mmsegmentation>=1.3,<2'],
+        'cls': ['onedl-mmpretrain>=1.3,<2'],
+    },
+    # mmdet 3.3 and mmsegmentation 1.2 refuse mmcv 2.2; torch 2.1 needs numpy
+    # 1 and does not say so.
+    'official': {
+        '': ['mmengine>=0.10.4,<0.11', 'mmcv>=2.1,<2.2', 'numpy<2'],
+        'det': ['mmdet>=3.3,<4'],
+        'seg': ['mmsegmentation>=1.2.2,<2'],
+        'cls': ['mmpretrain>=1.2,<2'],
+    },
+}
+EXTRAS = dict(TASKS)
+EXTRAS['all'] = sorted({line for lines in TASKS.values() for line in lines})
+for family, packages in FAMILIES.items():
+    for task, lines in TASKS.items():
+        EXTRAS[f'{family}-{task}'] = packages[''] + packages[task] + lines
+    EXTRAS[f'{family}-all'] = sorted(
+        {line for task in TASKS for line in EXTRAS[f'{family}-{task}']}
+    )
 # Without versions: they follow whichever torch and numpy are there.
 EXTRAS['dev'] = [
     'hypothesis',
@@ -51,7 +73,10 @@ def place_mim_files(mim: Path, links: bool = False) -> None:
     """Fills a folder that mim looks into, with copies or links."""
     shutil.rmtree(mim, ignore_errors=True)
     mim.mkdir(parents=True)
-    skip = shutil.ignore_patterns('__pycache__', 'dev')
+    # The demo's model would make a wheel several times as large.
+    skip = shutil.ignore_patterns(
+        '__pycache__', 'dev', 'pictures', '*.safetensors'
+    )
     for source in (ROOT / name for name in MIM_FILES):
         target = mim / source.name
         if not source.exists():
@@ -103,6 +128,10 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=('mmdat', 'mmdat.*')),
+    package_data={
+        'mmdat': ['py.typed'],
+        'mmdat.visualization.explorer': ['*.html', '*.css', '*.js'],
+    },
     cmdclass={'build_py': BuildWithMim, 'bdist_wheel': WheelWithMim},
     install_requires=['torch>=2.1'],  # as tools/dev/compat.py tries it
     extras_require=EXTRAS,

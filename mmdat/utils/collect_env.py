@@ -9,6 +9,10 @@ from importlib.util import find_spec
 from mmengine.utils.dl_utils import collect_env as collect_base_env
 
 import mmdat
+from mmdat.ops.triton.probe import report
+
+from .errors import UserError
+from .packages import check_package
 
 PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 
@@ -19,9 +23,17 @@ def _describe(module: str, distributions: dict[str, list[str]]) -> str:
         return 'not installed'
     names = sorted(set(distributions.get(module, [])))
     text = ', '.join(f'{version(name)} ({name})' for name in names)
+    text = text or 'importable, not installed'
     if len(names) > 1:
-        text += '; two packages share one folder, remove both and install one'
-    return text or 'importable, not installed'
+        text += (
+            f'; two packages share one folder, so run pip uninstall -y '
+            f'{" ".join(names)} and install one of them'
+        )
+    try:
+        check_package(module)
+    except UserError as error:
+        text += f'; {error}'
+    return text
 
 
 def _mmcv_operators() -> str:
@@ -30,7 +42,10 @@ def _mmcv_operators() -> str:
         return 'not installed'
     if find_spec('mmcv._ext') is None:
         return 'not compiled; Mask R-CNN needs them'
-    from mmcv.ops import get_compiler_version, get_compiling_cuda_version
+    try:
+        from mmcv.ops import get_compiler_version, get_compiling_cuda_version
+    except ImportError as error:
+        return f'cannot be loaded, compile them against this torch ({error})'
 
     cuda = get_compiling_cuda_version()
     return f'compiled by {get_compiler_version()}, CUDA {cuda}'
@@ -47,6 +62,7 @@ def collect_env() -> dict[str, str]:
         env[module] = _describe(module, distributions)
     env["mmcv's operators"] = _mmcv_operators()
     env['mmdat'] = f'{mmdat.__version__} in {os.path.dirname(mmdat.__file__)}'
+    env.update(report())
     backend = os.environ.get('MMDAT_ATTN_BACKEND')
     env['MMDAT_ATTN_BACKEND'] = backend or 'not set'
     return env

@@ -1,10 +1,18 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Errors that are the user's to mend, told in one sentence."""
 
+import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+# File in which the processes of a launcher of ours leave their sentences, so
+# that it can say one of them last; see tools/dist_run.py.
+REFUSALS = 'MMDAT_REFUSALS'
+# What says, of a process of several, which one it is.
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK')
 
 
 class UserError(Exception):
@@ -14,15 +22,83 @@ class UserError(Exception):
     """
 
 
+class SettingError(UserError, ValueError, TypeError):
+    """A :class:`UserError` about an argument of a wrong type or value.
+
+    Code that builds models catches ``ValueError`` or ``TypeError``.
+    """
+
+
+class UserFileError(UserError, OSError):
+    """A :class:`UserError` about a file that cannot be read or written."""
+
+
+class UserFileNotFoundError(UserFileError, FileNotFoundError):
+    """A :class:`UserError` about a file that is not there."""
+
+
+def rank() -> int:
+    """The number of this process among those of one run, 0 for the first."""
+    for name in _RANKS:
+        if os.environ.get(name, '').isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def speaks() -> bool:
+    """Whether this process tells of what concerns all.
+
+    Processes that torchrun starts share a screen with those of their machine,
+    others with all of a run.
+    """
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        return os.environ.get('LOCAL_RANK', '0') == '0'
+    return rank() == 0
+
+
+def warn_once(sentence: str) -> None:
+    """Says it once, whatever the number of processes."""
+    if speaks():
+        print(f'warning: {sentence}', file=sys.stderr, flush=True)
+
+
 @contextmanager
 def one_sentence_errors(command: str) -> Iterator[None]:
     """Ends the program with the sentence of a :class:`UserError`.
 
-    Of several processes of one run the first speaks; all exit with 2.
+    Of several processes of one run the first speaks; all exit with 2. An
+    interruption by Ctrl-C ends it without a traceback, with 130.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except UserError as error:
-        if os.environ.get('RANK', '0') == '0':
-            print(f'{command}: {error}', file=sys.stderr, flush=True)
+        _tell(f'{command}: {error}')
         sys.exit(2)
+    except KeyboardInterrupt:
+        # A second Ctrl-C, and what libraries do at their end, may not bring
+        # the traceback back.
+        with suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        more = ''
+        if command == 'train':
+            more = '; add --resume to go on from the last checkpoint'
+        if REFUSALS not in os.environ and speaks():
+            print(f'\n{command}: interrupted{more}.', file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(130)
+
+
+def _tell(sentence: str) -> None:
+    """Says why the run ends, or leaves it to the launcher to say it last."""
+    path = os.environ.get(REFUSALS)
+    if path is not None:
+        with suppress(OSError), open(path, 'a', encoding='utf-8') as file:
+            file.write(json.dumps([rank(), sentence]) + '\n')
+            return
+    if speaks():
+        print(sentence, file=sys.stderr, flush=True)

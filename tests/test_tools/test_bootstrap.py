@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The parts of the set-up that can go wrong on somebody's machine."""
 
-import importlib.util
+import importlib
 import json
 import sys
 
@@ -12,10 +12,8 @@ from .conftest import ROOT
 
 @pytest.fixture
 def bootstrap(monkeypatch, tmp_path):
-    path = ROOT / 'tools' / 'dev' / 'bootstrap.py'
-    spec = importlib.util.spec_from_file_location('bootstrap', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    monkeypatch.syspath_prepend(ROOT / 'tools' / 'dev')
+    module = importlib.import_module('bootstrap')
     venv = tmp_path / '.venv'
     monkeypatch.setattr(module, 'VENV', venv)
     monkeypatch.setattr(module, 'PYTHON', venv / 'bin' / 'python')
@@ -47,12 +45,6 @@ def test_a_small_disk_is_noticed_first(bootstrap, monkeypatch):
         bootstrap.check_machine()
 
 
-def test_a_missing_compiler_is_named(bootstrap, monkeypatch):
-    monkeypatch.setenv('CXX', 'no-such-compiler')
-    with pytest.raises(SystemExit, match='no no-such-compiler; install a C'):
-        bootstrap.check_compiler()
-
-
 def test_a_finished_set_up_is_recognised(bootstrap):
     assert not bootstrap.is_complete()
     bootstrap.PYTHON.parent.mkdir(parents=True)
@@ -71,39 +63,7 @@ def test_a_half_made_environment_is_made_anew(bootstrap):
     bootstrap.PYTHON.write_text('#!/bin/sh\nexit 1\n')
     bootstrap.PYTHON.chmod(0o755)
     bootstrap.make_venv()
-    version = bootstrap.ask('import pip, sys; print(sys.version)')
+    version = bootstrap.ask(
+        bootstrap.PYTHON, 'import pip, sys; print(sys.version)'
+    )
     assert version == sys.version.replace('\r', '')
-
-
-def test_a_failing_command_says_what_to_do(bootstrap):
-    with pytest.raises(SystemExit, match='status 3.*what is done is kept'):
-        bootstrap.run(sys.executable, '-c', 'raise SystemExit(3)')
-
-
-def test_the_wheel_is_kept_per_torch_and_python(bootstrap, monkeypatch):
-    answers = {'torch.__version__': '2.11.0+cu130', 'CUDA_HOME': 'False'}
-
-    def ask(code):
-        return next(a for key, a in answers.items() if key in code)
-
-    monkeypatch.setattr(bootstrap, 'ask', ask)
-    monkeypatch.setenv('MMDAT_CACHE', '/cache')
-    folder = bootstrap.cache_folder()
-    assert folder.parent.as_posix() == '/cache/mmcv'
-    tag = f'cp{sys.version_info[0]}{sys.version_info[1]}'
-    assert folder.name.endswith(f'-torch2.11.0-cu130-{tag}-cpu')
-
-
-def test_an_interrupted_build_leaves_no_wheel(
-    bootstrap, monkeypatch, tmp_path
-):
-    """A build that fails says where its log is; `out` stays empty."""
-    source = tmp_path / 'src'
-    source.mkdir()
-    (source / 'setup.py').write_text('raise SystemExit("broken")\n')
-    monkeypatch.setattr(bootstrap, 'PYTHON', sys.executable)
-    monkeypatch.setattr(bootstrap, 'builds_for_cuda', lambda: False)
-    with pytest.raises(SystemExit, match=f'{tmp_path}/build.log says why'):
-        bootstrap.build_mmcv(tmp_path)
-    assert bootstrap.find_wheel(tmp_path) is None
-    assert (source / 'setup.py').exists()
