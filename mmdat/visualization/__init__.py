@@ -2,7 +2,9 @@
 """Pictures of what a DAT looks at; not imported by ``import mmdat``."""
 
 from .drawing import draw_attention, draw_points
+from .explorer import Explorer, explore
 from .figures import attention_figure, points_figure
+from .findings import Findings, find
 from .frames import Frame
 from .picture import Picture, load_model, load_picture, record
 from .recorder import BlockRecord, DATRecorder, deformable_blocks
@@ -11,12 +13,16 @@ from .statistics import offset_statistics
 __all__ = [
     'BlockRecord',
     'DATRecorder',
+    'Explorer',
+    'Findings',
     'Frame',
     'Picture',
     'attention_figure',
     'deformable_blocks',
     'draw_attention',
     'draw_points',
+    'explore',
+    'find',
     'load_model',
     'load_picture',
     'offset_statistics',

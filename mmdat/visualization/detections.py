@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Detections beside the truth, many pictures on one sheet."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from pycocotools.coco import COCO
 
+from .figures import save
+
 COLUMNS = 2  # pictures in a row, each beside its truth
 
 
@@ -22,6 +25,18 @@ def _draw(
     axes.imshow(image)
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
+    if not found:
+        axes.text(
+            0.5,
+            0.5,
+            'none',
+            transform=axes.transAxes,
+            ha='center',
+            va='center',
+            fontsize=11,
+            color='white',
+            bbox=dict(facecolor='black', edgecolor='none', alpha=0.6),
+        )
     colours = matplotlib.colormaps['tab10']
     for instance in found:
         colour = colours(instance['category_id'] % 10)
@@ -38,12 +53,15 @@ def _draw(
         text = coco.cats[instance['category_id']]['name']
         if 'score' in instance:
             text += f' {instance["score"]:.2f}'
+        low = top < 0.07 * image.height  # no room above the box
         axes.text(
             left,
-            top - 2,
+            top + 2 if low else top - 2,
             text,
+            va='top' if low else 'bottom',
             fontsize=8,
             color='white',
+            clip_on=True,
             bbox=dict(facecolor=colour, edgecolor='none', pad=1),
         )
 
@@ -70,7 +88,9 @@ def draw_sheet(
         The path of the picture.
     """
     truth = COCO(str(annotations))
-    result = truth.loadRes(str(predictions))
+    listed = json.loads(Path(predictions).read_text())
+    # COCO's reader takes no empty list.
+    result = truth.loadRes(listed) if listed else None
     ids = sorted(truth.getImgIds())
     chosen = [ids[i * len(ids) // count] for i in range(min(count, len(ids)))]
     rows = -(-len(chosen) // COLUMNS)
@@ -82,12 +102,11 @@ def draw_sheet(
         name = truth.imgs[image_id]['file_name']
         with Image.open(Path(images) / name) as file:
             image = file.convert('RGB')
-        found = result.loadAnns(result.getAnnIds(imgIds=[image_id]))
+        found = []
+        if result is not None:
+            found = result.loadAnns(result.getAnnIds(imgIds=[image_id]))
         found = [one for one in found if one['score'] >= score]
         known = truth.loadAnns(truth.getAnnIds(imgIds=[image_id]))
         _draw(grid[2 * i], image, f'{name}: truth', truth, known)
         _draw(grid[2 * i + 1], image, 'predictions', truth, found)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
-    return out
+    return save(figure, out)

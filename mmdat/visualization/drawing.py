@@ -1,45 +1,93 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Points and attention over a picture, on axes of matplotlib."""
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from .recorder import BlockRecord
+from .scale import Scale, diameters, near
 
 POINT_COLOURS = 'cool'
 WEIGHT_COLOURS = 'YlOrRd_r'
 QUERY_COLOUR = '#00e5ff'
 
-# A circle of average weight is this wide, relative to the room for one point;
-# areas are proportional to weights up to the largest and down to the smallest
-# width, relative to the shorter side of the picture.
-AVERAGE, SMALLEST, LARGEST = 0.42, 0.004, 0.13
-
 MANY = 300  # points, from which on outlines only get in the way
-MARGIN = 0.1  # of the picture, shown around it if points are there
 
 
-def show_image(axes: Axes, image: np.ndarray, brightness: float = 0.6) -> None:
+def show_image(
+    axes: Axes,
+    image: np.ndarray,
+    brightness: float = 0.6,
+    record: BlockRecord | None = None,
+    index: int = 0,
+) -> None:
     """Shows an image, pale and dark enough for colours to stand out.
 
     Args:
         axes: Where to draw.
         image: (H, W, 3), RGB, uint8.
         brightness: 1 shows the image as it is.
+        record: Of a block, to outline the part that the network sees, where
+            that is not all of it.
+        index: Of the picture in its batch.
     """
     image = image / 255
     grey = image.mean(axis=-1, keepdims=True)
     pale = 0.5 * image + 0.5 * grey if brightness < 1 else image
     axes.imshow(pale * brightness, interpolation='bilinear')
     axes.set_axis_off()
-    axes.set_xlim(-0.5, image.shape[1] - 0.5)
-    axes.set_ylim(image.shape[0] - 0.5, -0.5)
+    height, width = image.shape[:2]
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+    if record is None:
+        return
+    seen = record.frames[index].seen(record.input_size)
+    left, top, right, bottom = seen
+    if right - left < width - 1 or bottom - top < height - 1:
+        axes.add_patch(
+            Rectangle(
+                (left, top),
+                right - left,
+                bottom - top,
+                fill=False,
+                ec='white',
+                lw=1,
+                ls=(0, (4, 3)),
+                zorder=4,
+            )
+        )
+
+
+def block_points(
+    record: BlockRecord, group: int | None = None, index: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a block and the attention that each receives.
+
+    Args:
+        record: Of the block.
+        group: The group of heads whose points, None for all.
+        index: Of the picture in the batch.
+
+    Returns:
+        Points (N, 2) as (x, y), and shares (N,) of the attention of a group;
+        all the same if it was not recorded.
+    """
+    chosen = slice(None) if group is None else slice(group, group + 1)
+    points = record.points_xy[index, chosen].reshape(-1, 2).numpy()
+    if record.received is None:
+        keys = record.points_xy.shape[2] * record.points_xy.shape[3]
+        return points, np.full(len(points), 1 / keys)
+    received = record.by_group(record.received)[index, chosen]
+    return points, received.flatten().numpy()
 
 
 def draw_points(
@@ -49,14 +97,14 @@ def draw_points(
     group: int | None = None,
     *,
     index: int = 0,
-    norm: Normalize | None = None,
+    scale: Scale | None = None,
     trail_xy: np.ndarray | None = None,
 ) -> ScalarMappable:
     """Draws where the keys of a block are read.
 
     A line leads from each reference point to the point; the point's colour is
     how far it was moved, in pixels, and its area the attention it receives,
-    if that was recorded.
+    if that was recorded. Points far outside the picture are left out.
 
     Args:
         axes: Where to draw.
@@ -64,41 +112,45 @@ def draw_points(
         record: Of the block.
         group: The group of heads whose points to draw, None for all.
         index: Of the picture in the batch.
-        norm: Scale of the colours; None for this record's own.
+        scale: Of colours and areas; None for this record's own.
         trail_xy: Where the lines start instead, (groups, Hk, Wk, 2).
 
     Returns:
         What a colour bar needs.
     """
-    show_image(axes, image)
     chosen = slice(None) if group is None else slice(group, group + 1)
-    points = record.points_xy[index, chosen].numpy()
+    points, received = block_points(record, group, index)
     start = record.reference_xy[index].numpy()
     if trail_xy is not None:
         start = trail_xy[chosen]
-    start = np.broadcast_to(start, points.shape).reshape(-1, 2)
+    shape = record.points_xy[index, chosen].shape
+    start = np.broadcast_to(start, shape).reshape(-1, 2)
     moved = record.displacement[index, chosen].flatten().numpy()
-    received = (
-        np.ones_like(moved)
-        if record.received is None
-        else record.by_group(record.received)[index, chosen].flatten().numpy()
+    scale = scale or Scale.of(
+        image.shape, [(points, received)], [moved], [start]
     )
-    points = points.reshape(-1, 2)
-    norm = norm or Normalize(0, max(float(moved.max()), 1e-6))
-    _show_outside(axes, points, image.shape)
-    diameters = _diameters(received, image.shape)
-    _lines(axes, start, points, moved, norm, diameters.mean() / 4)
-    order = diameters.argsort()[::-1]  # none hides a smaller one
+    wide = _prepare(axes, image, record, received, scale, index)
+    shown = near(points, image.shape) & near(start, image.shape)
+    order = wide.argsort()[::-1]  # none hides a smaller one
+    order = order[shown[order]]
+    _lines(
+        axes,
+        start[shown],
+        points[shown],
+        moved[shown],
+        scale.norm,
+        wide.mean() / 4,
+    )
     _circles(
         axes,
         points[order],
-        diameters[order],
+        wide[order],
         moved[order],
-        norm,
+        scale.norm,
         POINT_COLOURS,
         0.9,
     )
-    return ScalarMappable(norm, POINT_COLOURS)
+    return ScalarMappable(scale.norm, POINT_COLOURS)
 
 
 def draw_attention(
@@ -109,7 +161,7 @@ def draw_attention(
     head: int | None = None,
     *,
     index: int = 0,
-    norm: Normalize | None = None,
+    scale: Scale | None = None,
 ) -> ScalarMappable:
     """Draws the keys that a query attends to.
 
@@ -124,21 +176,27 @@ def draw_attention(
             group has points of its own and the weights of all points
             sum to 1.
         index: Of the picture in the batch.
-        norm: Scale of the colours; None for this record's own.
+        scale: Of colours and areas; None for this panel's own.
 
     Returns:
         What a colour bar needs.
     """
-    show_image(axes, image)
     points, weights = query_keys(record, query, head, index)
-    norm = norm or Normalize(0, max(float(weights.max()), 1e-6))
-    _show_outside(axes, points, image.shape)
+    scale = scale or Scale.of(image.shape, [(points, weights)])
+    wide = _prepare(axes, image, record, weights, scale, index)
     order = weights.argsort()  # the important ones on top
-    points, weights = points[order], weights[order]
-    diameters = _diameters(weights, image.shape)
-    _circles(axes, points, diameters, weights, norm, WEIGHT_COLOURS, 0.75)
-    star(axes, record.queries_xy[index, query], query)
-    return ScalarMappable(norm, WEIGHT_COLOURS)
+    order = order[near(points, image.shape)[order]]
+    _circles(
+        axes,
+        points[order],
+        wide[order],
+        weights[order],
+        scale.norm,
+        WEIGHT_COLOURS,
+        0.75,
+    )
+    star(axes, record.queries_xy[index, query], query, image.shape)
+    return ScalarMappable(scale.norm, WEIGHT_COLOURS)
 
 
 def query_keys(
@@ -165,22 +223,38 @@ def query_keys(
     return points.reshape(-1, 2).numpy(), weights.flatten().numpy()
 
 
-def star(axes: Axes, xy: Tensor, query: int) -> None:
-    """Marks a query, and writes its letter."""
+def star(
+    axes: Axes, xy: Tensor, query: int, shape: Sequence[int] | None = None
+) -> None:
+    """Marks a query, and writes its letter.
+
+    Args:
+        axes: Where to draw.
+        xy: Its pixel.
+        query: Its number.
+        shape: (H, W) of the picture, so that the letter stays on it.
+    """
+    x, y = xy.tolist()
+    right = shape is not None and x > 0.85 * shape[1]
+    above = shape is None or y > 0.12 * shape[0]
     axes.plot(
-        *xy.tolist(),
+        x,
+        y,
         marker='*',
         markersize=13,
         color=QUERY_COLOUR,
         markeredgecolor='black',
         markeredgewidth=1,
         zorder=5,
+        clip_on=False,
     )
     axes.annotate(
         query_name(query),
-        xy.tolist(),
-        xytext=(7, 5),
+        (x, y),
+        xytext=(-7 if right else 7, 5 if above else -5),
         textcoords='offset points',
+        ha='right' if right else 'left',
+        va='bottom' if above else 'top',
         color=QUERY_COLOUR,
         fontsize=11,
         fontweight='bold',
@@ -194,26 +268,19 @@ def query_name(query: int) -> str:
     return chr(ord('A') + query) if query < 26 else str(query)
 
 
-def _show_outside(
-    axes: Axes, points: np.ndarray, shape: tuple[int, ...]
-) -> None:
-    """Widens the axes to points (N, 2) a little outside the image."""
-    last = np.array([shape[1], shape[0]]) - 0.5
-    margin = MARGIN * (last + 0.5)
-    low = np.clip(points.min(axis=0), -0.5 - margin, -0.5)
-    high = np.clip(points.max(axis=0), last, last + margin)
-    axes.set_xlim(low[0], high[0])
-    axes.set_ylim(high[1], low[1])
-
-
-def _diameters(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Widths of circles (N,), in pixels of an image (H, W, 3)."""
-    height, width = shape[:2]
-    room = np.sqrt(height * width / len(weights))
-    wide = AVERAGE * room * np.sqrt(weights / max(weights.mean(), 1e-12))
-    return wide.clip(
-        *(limit * min(shape[:2]) for limit in (SMALLEST, LARGEST))
-    )
+def _prepare(
+    axes: Axes,
+    image: np.ndarray,
+    record: BlockRecord,
+    weights: np.ndarray,
+    scale: Scale,
+    index: int,
+) -> np.ndarray:
+    """Shows the picture; returns widths of circles (N,)."""
+    show_image(axes, image, record=record, index=index)
+    axes.set_xlim(*scale.extent[:2])
+    axes.set_ylim(*scale.extent[2:])
+    return diameters(weights, scale.width, min(image.shape[:2]))
 
 
 def _lines(

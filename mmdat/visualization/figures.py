@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from .drawing import (
+    block_points,
     draw_attention,
     draw_points,
     query_keys,
@@ -19,10 +20,14 @@ from .drawing import (
     show_image,
     star,
 )
+from .legends import DISPLACEMENT, WEIGHT, add_legends
 from .recorder import BlockRecord
+from .scale import Scale
 
-DISPLACEMENT = 'moved by, pixels'
-WEIGHT = 'attention weight'
+# Of files that a figure can be written to.
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg', '.webp')
+# Journals ask for outlines of letters that can be searched and edited.
+FONTS = {'pdf.fonttype': 42, 'ps.fonttype': 42, 'svg.fonttype': 'none'}
 
 
 def block_title(record: BlockRecord) -> str:
@@ -48,15 +53,17 @@ Panel = tuple[str, Callable[[Axes], ScalarMappable | None]]
 def sheet(
     image: np.ndarray,
     panels: Sequence[Panel],
+    scale: Scale,
     label: str,
     title: str = '',
     columns: int = 5,
 ) -> Figure:
-    """Lays panels of one picture out, with a colour bar they share.
+    """Lays panels of one picture out, with the legends they share.
 
     Args:
         image: The picture (H, W, 3).
         panels: A title and what draws it, for each panel.
+        scale: Of colours and areas, which all panels share.
         label: Of the colour bar, whose colours the last panel gives.
         title: Of the whole.
         columns: Panels in a row, at most.
@@ -68,7 +75,7 @@ def sheet(
     figure = Figure(
         figsize=(
             width * columns + 0.8,
-            (width * shape + 0.25) * rows + (0.3 if title else 0),
+            (width * shape + 0.25) * rows + (0.8 if title else 0.5),
         ),
         layout='constrained',
     )
@@ -81,18 +88,10 @@ def sheet(
     for one, (name, draw) in zip(axes.flat, panels):
         colours = draw(one) or colours
         one.set_title(name, fontsize=9, pad=3)
-    bar = figure.colorbar(
-        colours,
-        ax=axes,
-        fraction=0.04,
-        pad=0.01,
-        shrink=0.92 if rows == 1 else 0.6,
-        aspect=25,
-    )
-    bar.set_label(label, fontsize=9)
-    bar.ax.tick_params(labelsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
+    last = axes.flat[len(panels) - 1]
+    add_legends(figure, axes, last, colours, scale, label)
     return figure
 
 
@@ -109,28 +108,44 @@ def points_figure(
         records: Of the blocks; their first picture is drawn.
         group: The group of heads; None draws those of one block side by side,
             and those of many blocks on one another.
-        title: Of the whole.
+        title: Of the whole, such as what the weights are.
     """
-    largest = max(float(r.displacement[0].max()) for r in records)
-    norm = Normalize(0, max(largest, 1e-6))
     which: list[tuple[BlockRecord, int | None]] = [(r, group) for r in records]
     if group is None and len(records) == 1:
         which = [(records[0], i) for i in range(records[0].groups)]
+    scale = points_scale(image, which)
 
     def panel(record: BlockRecord, group: int | None) -> Panel:
         parts = [] if len(records) == 1 else [block_title(record)]
         if len(records) == 1 or group is not None:
             parts.append(f'group {group}')
         return ', '.join(parts), lambda axes: draw_points(
-            axes, image, record, group, norm=norm
+            axes, image, record, group, scale=scale
         )
 
     if len(records) == 1:
-        title = f'{title} {block_title(records[0])}'.strip()
+        title = _joined(title, block_title(records[0]))
     panels = [panel(*one) for one in which]
     columns = 4 if len(panels) in (4, 7, 8, 12, 16) else 5
     columns = 3 if len(panels) in (3, 6, 9) else columns
-    return sheet(image, panels, DISPLACEMENT, title, columns)
+    return sheet(image, panels, scale, DISPLACEMENT, title, columns)
+
+
+def points_scale(
+    image: np.ndarray, which: Sequence[tuple[BlockRecord, int | None]]
+) -> Scale:
+    """The scale for points of some blocks and groups beside each other."""
+    return Scale.of(
+        image.shape,
+        [block_points(*one) for one in which],
+        [
+            record.displacement[0, slice(None) if group is None else group]
+            .flatten()
+            .numpy()
+            for record, group in which
+        ],
+        [record.reference_xy[0].reshape(-1, 2).numpy() for record, _ in which],
+    )
 
 
 def attention_figure(
@@ -146,7 +161,7 @@ def attention_figure(
         records: Of the blocks; their first picture is drawn, with one panel
             for each block, query and head.
         heads: Which heads, None for their average.
-        title: Of the whole.
+        title: Of the whole, such as what the weights are.
     """
     queries = range(records[0].queries_xy.shape[1])
     which = [
@@ -155,8 +170,7 @@ def attention_figure(
         for query in queries
         for head in ([None] if heads is None else heads)
     ]
-    top = max(float(query_keys(*one)[1].max()) for one in which)
-    norm = Normalize(0, top)
+    scale = Scale.of(image.shape, [query_keys(*one) for one in which])
 
     def panel(record: BlockRecord, query: int, head: int | None) -> Panel:
         parts = [] if len(records) == 1 else [block_title(record)]
@@ -166,37 +180,47 @@ def attention_figure(
             parts.append(f'head {head} (group {record.group_of(head)})')
         name = ', '.join(parts) or 'all heads'
         return name, lambda axes: draw_attention(
-            axes, image, record, query, head, norm=norm
+            axes, image, record, query, head, scale=scale
         )
 
     def original(shown: Sequence[int]) -> Panel:
         def draw(axes: Axes) -> None:
-            show_image(axes, image, brightness=1)
+            show_image(axes, image, brightness=1, record=records[0])
             for query in shown:
-                star(axes, records[0].queries_xy[0, query], query)
+                star(axes, records[0].queries_xy[0, query], query, image.shape)
+            axes.set_xlim(*scale.extent[:2])
+            axes.set_ylim(*scale.extent[2:])
 
         return 'picture', draw
 
     if len(records) == 1:
-        title = f'{title} {block_title(records[0])}'.strip()
+        title = _joined(title, block_title(records[0]))
     if heads is None:
-        title = f'{title}, average of all heads'.removeprefix(', ')
+        title = _joined(title, 'average of all heads')
     if heads is not None and len(which) > len(heads) and len(heads) < 6:
         # A row for each query, with the picture at its head.
         panels = []
         for i in range(0, len(which), len(heads)):
             panels.append(original([which[i][1]]))
             panels += [panel(*one) for one in which[i : i + len(heads)]]
-        return sheet(image, panels, WEIGHT, title, len(heads) + 1)
+        return sheet(image, panels, scale, WEIGHT, title, len(heads) + 1)
     panels = [original(queries), *(panel(*one) for one in which)]
-    return sheet(image, panels, WEIGHT, title)
+    return sheet(image, panels, scale, WEIGHT, title)
+
+
+def _joined(*parts: str) -> str:
+    return ', '.join(part for part in parts if part)
 
 
 def save(figure: Figure, out: str | Path, dpi: int = 150) -> Path:
-    """Writes a figure; the suffix is its format."""
+    """Writes a figure; the suffix is its format.
+
+    Letters stay letters: TrueType in PDF, text in SVG.
+    """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=dpi)
+    with rc_context(FONTS):
+        figure.savefig(out, dpi=dpi)
     return out
 
 

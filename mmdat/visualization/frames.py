@@ -155,6 +155,19 @@ class Frame:
         )
         return points_xy * scale + shift
 
+    def seen(self, input_size: Sequence[int]) -> tuple[float, ...]:
+        """Edges (left, top, right, bottom) of what the input has of it.
+
+        Args:
+            input_size: (H, W) of the input, padding included.
+        """
+        ends = torch.tensor(
+            [[-0.5, -0.5], [input_size[1] - 0.5, input_size[0] - 0.5]]
+        )
+        ends = self.to_picture(ends).sort(dim=0)[0]
+        last = ends.new_tensor([self.size[1], self.size[0]]) - 0.5
+        return tuple(ends.clamp(min=-0.5).minimum(last).flatten().tolist())
+
     def contains(self, points_xy: Tensor) -> Tensor:
         """Which pixels of the picture (..., 2) lie on it, edges included."""
         last_xy = points_xy.new_tensor([self.size[1], self.size[0]]) - 0.5

@@ -12,13 +12,43 @@ from matplotlib.animation import (
     PillowWriter,
 )
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..utils.errors import UserError
 from .drawing import draw_points
-from .figures import DISPLACEMENT, block_title, panel_width
+from .figures import block_title, panel_width, points_scale
+from .legends import DISPLACEMENT, add_legends
+from .picture import INIT
 from .recorder import BlockRecord
+
+
+class OnePaletteWriter(PillowWriter):
+    """Writes a GIF whose frames share their colours.
+
+    With a palette for each frame, what does not move would flicker.
+    """
+
+    def finish(self) -> None:
+        """Chooses the palette from a few frames and writes all of them."""
+        frames = [frame.convert('RGB') for frame in self._frames]
+        some = frames[:: max(len(frames) // 4, 1)] + frames[-1:]
+        sample = Image.new('RGB', (some[0].width, some[0].height * len(some)))
+        for i, frame in enumerate(some):
+            sample.paste(frame, (0, i * frame.height))
+        palette = sample.quantize(255)
+        first, *rest = (
+            frame.quantize(palette=palette, dither=Image.Dither.NONE)
+            for frame in frames
+        )
+        first.save(
+            self.outfile,
+            save_all=True,
+            append_images=rest,
+            duration=int(1000 / self.fps),
+            loop=0,
+            optimize=False,
+        )
 
 
 def find_checkpoints(sources: Sequence[str | Path]) -> list[Path]:
@@ -27,13 +57,14 @@ def find_checkpoints(sources: Sequence[str | Path]) -> list[Path]:
     Args:
         sources: Files, which are kept in the order given, and work dirs,
             whose ``epoch_*.pth`` and ``iter_*.pth`` are taken by number.
+            ``init`` stands for the weights before training.
 
     Raises:
         UserError: A source does not exist, or a folder has no checkpoints.
     """
     found: list[Path] = []
     for source in map(Path, sources):
-        if source.is_file():
+        if source.is_file() or str(source) == INIT:
             found.append(source)
             continue
         if not source.is_dir():
@@ -64,7 +95,7 @@ def writer_for(out: str | Path, fps: float) -> AbstractMovieWriter:
     """
     suffix = Path(out).suffix.lower()
     if suffix == '.gif':
-        return PillowWriter(fps=fps)
+        return OnePaletteWriter(fps=fps)
     if suffix != '.mp4':
         raise UserError(f'A movie must be a .gif or .mp4 file; got {out}.')
     if not FFMpegWriter.isAvailable():
@@ -105,35 +136,32 @@ def make_movie(
     writer = writer_for(out, fps)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    moved = max(
-        float(record.displacement[0].max())
-        for _, records in frames
-        for record in records
+    scale = points_scale(
+        image, [(record, group) for _, records in frames for record in records]
     )
-    norm = Normalize(0, max(moved, 1e-6))
     count = len(frames[0][1])
     shape = image.shape[0] / image.shape[1]
     width = panel_width(count, shape)
     figure = Figure(
-        figsize=(width * count + 0.9, width * shape + 0.6),
+        figsize=(width * count + 0.9, width * shape + 1.1),
         layout='constrained',
     )
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, count, squeeze=False)[0]
-    bar = None
     before: list[np.ndarray | None] = [None] * count
     with writer.saving(figure, str(out), dpi=110):
-        for title, records in progress(frames):
+        for number, (title, records) in enumerate(progress(frames)):
             for i, (axes, record) in enumerate(zip(panels, records)):
                 axes.clear()
                 colours = draw_points(
-                    axes, image, record, group, norm=norm, trail_xy=before[i]
+                    axes, image, record, group, scale=scale, trail_xy=before[i]
                 )
                 axes.set_title(block_title(record), fontsize=9, pad=3)
                 before[i] = record.points_xy[0].numpy()
-            if bar is None:
-                bar = figure.colorbar(colours, ax=panels, aspect=25, pad=0.01)
-                bar.set_label(DISPLACEMENT, fontsize=9)
             figure.suptitle(title, fontsize=10)
+            if number == 0:
+                add_legends(
+                    figure, panels, panels[0], colours, scale, DISPLACEMENT
+                )
             writer.grab_frame()
     return out

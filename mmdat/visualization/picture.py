@@ -1,7 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """A picture as a config's test pipeline shows it to its model."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,18 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from ..analysis.forward import build_model
-from ..checkpoints.fitting import check_fits
+from ..checkpoints.fitting import load_and_compare
 from ..checkpoints.loading import load_checkpoint_file
 from ..engine.configuration import load_config
 from ..engine.preflight import check_run
+from ..engine.weights import check_fits
 from ..utils.errors import UserError
+from ..utils.packages import enter_scope
 from .frames import Frame
-from .recorder import BlockRecord, DATRecorder, find_backbone
+from .recorder import BlockRecord, DATRecorder, Queries, find_backbone
 
 # What may change the size of an image on its way, in the order that
 # Frame.from_meta takes for granted.
@@ -32,6 +34,10 @@ _STEPS = (
 )
 
 
+# Stands for the weights before a training, where checkpoints are listed.
+INIT = 'init'
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture, and what a model gets to see of it.
@@ -40,11 +46,13 @@ class Picture:
         image: The original, (H, W, 3), RGB, uint8.
         inputs: Input of the backbone, (1, 3, H', W').
         frame: Where the pixels of the input lie in the original.
+        samples: What the packages know of it, for the heads of the model.
     """
 
     image: np.ndarray
     inputs: Tensor
     frame: Frame
+    samples: tuple[Any, ...] = ()
 
 
 def load_model(
@@ -59,10 +67,14 @@ def load_model(
             ``init_cfg`` of the backbone names, or random weights.
 
     Returns:
-        The model, with the config as ``cfg``.
+        The model, with the config as ``cfg`` and what
+        :class:`Weights` says of its weights as ``weights``.
 
     Raises:
         UserError: A file is missing, or does not fit.
+
+    Warns:
+        UserWarning: The weights are random.
     """
     cfg = load_config(config) if isinstance(config, str) else config
     check_run(cfg, ())
@@ -71,22 +83,67 @@ def load_model(
         backbone = find_backbone(model)
     except ValueError as error:
         raise UserError(f'{cfg.filename}: {error}') from error
-    if checkpoint is None:
-        backbone.init_weights()
-    else:
-        load_weights(model, checkpoint)
     model.cfg = cfg
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+        return model
+    if backbone.init_cfg:  # else nothing but many lines of log
+        backbone.init_weights()
+    settings = backbone.init_cfg or {}
+    parts = settings if isinstance(settings, list) else [settings]
+    source = next((p['checkpoint'] for p in parts if 'checkpoint' in p), None)
+    model.weights = Weights('random' if source is None else str(source))
+    if source is None:
+        warnings.warn(
+            'No checkpoint was given, so the weights are random and what is '
+            'drawn is noise; name a checkpoint to see what a model has learnt.'
+        )
     return model
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a model come from.
+
+    Attributes:
+        source: The file's name, ``random`` if there is none.
+        whole: Whether the heads have weights of the file too, so that what
+            they find means something.
+    """
+
+    source: str
+    whole: bool = False
+
+    @property
+    def warning(self) -> str:
+        """What a picture must say of them, if anything."""
+        return 'random weights' if self.source == 'random' else ''
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
     """Gives a model the weights of a file, which must have its backbone's.
 
+    ``init`` stands for the weights before any training, drawn with the seed
+    of the config.
+
     Raises:
         UserError: The file is missing, or does not fit.
     """
+    if checkpoint == INIT:
+        seed = (model.cfg.get('randomness') or {}).get('seed') or 0
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            fresh = find_backbone(build_model(model.cfg))
+            if fresh.init_cfg:
+                fresh.init_weights()
+        find_backbone(model).load_state_dict(fresh.state_dict())
+        model.weights = Weights('before training')
+        return
     entries = load_checkpoint_file(checkpoint, 'cpu')
-    check_fits(checkpoint, entries, model, 'backbone.')
+    misfit = load_and_compare(model, entries)
+    if misfit.within('backbone.').is_fatal:
+        check_fits(checkpoint, entries, model, 'backbone.')
+    model.weights = Weights(Path(checkpoint).name, not misfit.is_fatal)
 
 
 def load_picture(
@@ -110,7 +167,7 @@ def load_picture(
             f'the path.'
         )
     cfg = model.cfg if cfg is None else cfg
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg.get('default_scope'))
     (_, load), *rest = (
         (_name(t), Compose([t])) for t in _image_transforms(cfg)
     )
@@ -157,19 +214,21 @@ def pack(
     """
     sample = packed['data_samples']
     data = dict(inputs=[packed['inputs']], data_samples=[deepcopy(sample)])
-    inputs = model.data_preprocessor(data, False)['inputs']
+    data = model.data_preprocessor(data, False)
+    inputs, samples = data['inputs'], tuple(data['data_samples'])
     if image is not None:
-        return Picture(image, inputs, Frame.from_meta(sample.metainfo))
+        frame = Frame.from_meta(sample.metainfo)
+        return Picture(image, inputs, frame, samples)
     image = packed['inputs'].permute(1, 2, 0).flip(-1).cpu().numpy()
     frame = Frame(image.shape[:2])
-    return Picture(_displayable(image), inputs, frame)
+    return Picture(_displayable(image), inputs, frame, samples)
 
 
 def record(
     model: nn.Module,
     picture: Picture,
     blocks: Iterable[tuple[int, int]] | None = None,
-    queries_xy: Sequence[Sequence[float]] = (),
+    queries_xy: Queries = (),
     received: bool = True,
 ) -> dict[tuple[int, int], BlockRecord]:
     """Runs the backbone of a model on a picture, and nothing else of it.

@@ -5,7 +5,7 @@ Nothing of a model is changed: hooks of torch look on while
 :class:`DATRecorder` is active and are gone afterwards.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -107,6 +107,7 @@ class BlockRecord:
         stride: Input pixels per pixel of the stage's map.
         map_size: (H, W) of the map of queries.
         frames: Where each input lies in its picture.
+        input_size: (H, W) of the network's input, padding included.
         points_xy: Where the keys are read, (B, groups, Hk, Wk, 2).
         reference_xy: Where they would be without offsets,
             (B, Hk, Wk, 2).
@@ -126,6 +127,7 @@ class BlockRecord:
     stride: int
     map_size: tuple[int, int]
     frames: tuple[Frame, ...]
+    input_size: tuple[int, int]
     points_xy: Tensor
     reference_xy: Tensor
     inside: Tensor
@@ -159,6 +161,10 @@ class BlockRecord:
         return of_heads.unflatten(1, (self.groups, -1)).mean(dim=2)
 
 
+Pixels = Sequence[Sequence[float]]
+Queries = Pixels | Mapping[tuple[int, int], Pixels]
+
+
 class DATRecorder:
     """Records chosen blocks during the forward passes in its context.
 
@@ -167,7 +173,7 @@ class DATRecorder:
         blocks: (stage, block) of the blocks, both from 0; None for all with
             deformable attention.
         queries_xy: Pixels (x, y) of the original pictures whose attention is
-            wanted.
+            wanted; or such pixels by (stage, block).
         frames: How the inputs were made from the pictures: one for each of
             the batch, or one for all. None: the input itself is the picture.
         received: Whether to compute how much attention each key receives,
@@ -195,7 +201,7 @@ class DATRecorder:
         self,
         model: nn.Module,
         blocks: Iterable[tuple[int, int]] | None = None,
-        queries_xy: Sequence[Sequence[float]] = (),
+        queries_xy: Queries = (),
         frames: Frame | Sequence[Frame] | None = None,
         received: bool = True,
     ) -> None:
@@ -209,13 +215,19 @@ class DATRecorder:
                 )
         self._backbone = find_backbone(model)
         self._modules = {key: known[key] for key in chosen}
-        self._queries_xy = torch.tensor(
-            [tuple(q) for q in queries_xy], dtype=torch.float64
-        ).reshape(-1, 2)
+        if not isinstance(queries_xy, Mapping):
+            queries_xy = dict.fromkeys(chosen, queries_xy)
+        self._queries_xy = {
+            key: torch.tensor(
+                [tuple(q) for q in queries_xy[key]], dtype=torch.float64
+            ).reshape(-1, 2)
+            for key in chosen
+        }
         self._frames = frames
         self._received = received
         self._handles: list[Any] = []
         self._now: tuple[Frame, ...] = ()
+        self._input_size = (0, 0)
         #: Of the latest forward pass, by (stage, block).
         self.records: dict[tuple[int, int], BlockRecord] = {}
 
@@ -248,8 +260,10 @@ class DATRecorder:
                 f'batch; got {len(frames)} for {batch} pictures.'
             )
         self._now = tuple(frames)
+        self._input_size = (height, width)
         for frame in self._now:
-            check_queries(self._queries_xy.tolist(), frame, (height, width))
+            for queries_xy in self._queries_xy.values():
+                check_queries(queries_xy, frame, (height, width))
 
     @torch.no_grad()
     def _on_block(
@@ -271,7 +285,7 @@ class DATRecorder:
         centres_xy = grid.centres(map_size)
         cells = self._each(
             lambda frame: grid.nearest(
-                frame.to_input(self._queries_xy), map_size
+                frame.to_input(self._queries_xy[key]), map_size
             )
         )
         weights = attention.of(cells[..., 0] * map_size[1] + cells[..., 1])
@@ -293,6 +307,7 @@ class DATRecorder:
             stride=grid.stride,
             map_size=map_size,
             frames=self._now,
+            input_size=self._input_size,
             points_xy=points_xy,
             reference_xy=self._each(lambda f: f.to_picture(reference_xy)),
             inside=self._each(Frame.contains, points_xy),
@@ -312,7 +327,7 @@ class DATRecorder:
 
 
 def check_queries(
-    queries_xy: Sequence[Sequence[float]],
+    queries_xy: Pixels | Tensor,
     frame: Frame,
     input_size: Sequence[int],
 ) -> None:
@@ -323,21 +338,27 @@ def check_queries(
         frame: Where the input lies in the picture.
         input_size: (H, W) of the input.
     """
+    queries_xy = torch.as_tensor(queries_xy, dtype=torch.float64)
+    queries_xy = queries_xy.reshape(-1, 2)
     height, width = frame.size
-    last_xy = torch.tensor([input_size[1], input_size[0]]) - 0.5
-    for x, y in queries_xy:
-        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
-            raise ValueError(
-                f'A query must lie on the picture, x in 0 to {width - 1} and '
-                f'y in 0 to {height - 1}; got x {x:g}, y {y:g}.'
-            )
-        seen = frame.to_input(torch.tensor([x, y], dtype=torch.float64))
-        if (seen < -0.5).any() or (seen > last_xy).any():
-            ends = torch.stack([torch.full_like(last_xy, -0.5), last_xy])
-            ends = frame.to_picture(ends).sort(dim=0)[0]
-            low, high = ends[0].ceil().int(), ends[1].floor().int()
-            raise ValueError(
-                f'A query must lie on the part of the picture that is left '
-                f'after cropping, x in {low[0]} to {high[0]} and y in '
-                f'{low[1]} to {high[1]}; got x {x:g}, y {y:g}.'
-            )
+    corner_xy = queries_xy.new_tensor([width - 1, height - 1])
+    lost = ~((queries_xy >= 0) & (queries_xy <= corner_xy)).all(dim=-1)
+    if lost.any():
+        x, y = queries_xy[lost][0].tolist()
+        raise ValueError(
+            f'A query must lie on the picture, x in 0 to {width - 1} and '
+            f'y in 0 to {height - 1}; got x {x:g}, y {y:g}.'
+        )
+    seen = frame.to_input(queries_xy)
+    last_xy = seen.new_tensor([input_size[1], input_size[0]]) - 0.5
+    lost = ((seen < -0.5) | (seen > last_xy)).any(dim=-1)
+    if lost.any():
+        x, y = queries_xy[lost][0].tolist()
+        ends = torch.stack([torch.full_like(last_xy, -0.5), last_xy])
+        ends = frame.to_picture(ends).sort(dim=0)[0]
+        low, high = ends[0].ceil().int(), ends[1].floor().int()
+        raise ValueError(
+            f'A query must lie on the part of the picture that is left '
+            f'after cropping, x in {low[0]} to {high[0]} and y in '
+            f'{low[1]} to {high[1]}; got x {x:g}, y {y:g}.'
+        )

@@ -1,6 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The attention weights of a block, which its backends never write out."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,9 @@ from ..ops.precision import at_least_float32, autocast_off
 
 # Weights held at one time, all heads together.
 CHUNK_WEIGHTS = 2**22
+
+# Queries between two chosen ones that are computed along with them.
+FEW = 8
 
 
 class AttentionWeights:
@@ -68,11 +73,33 @@ class AttentionWeights:
         weights = self._q.new_zeros(
             batch, heads, queries.shape[1], self._k.shape[2]
         )
-        for i, numbers in enumerate(queries.tolist()):
-            for j, number in enumerate(numbers):
-                row = self.rows(number, number + 1)[i]
-                weights[i, :, j] = row[:, 0]
+        queries = queries.to(weights.device)
+        for start, stop in self._spans(queries):
+            rows = self.rows(start, stop)
+            for i, numbers in enumerate(queries):
+                (here,) = torch.where((numbers >= start) & (numbers < stop))
+                weights[i, :, here] = rows[i][:, numbers[here] - start]
         return weights
+
+    def _spans(self, queries: Tensor) -> Iterator[tuple[int, int]]:
+        """Ranges of neighbours that hold all chosen queries."""
+        numbers = queries.flatten().unique().tolist()
+        while numbers:
+            start = stop = numbers[0]
+            count = 0
+            for number in numbers:
+                far = number - stop > FEW
+                if far or number - start >= self._chunk:
+                    break
+                count, stop = count + 1, number + 1
+            yield start, stop
+            numbers = numbers[count:]
+
+    @property
+    def _chunk(self) -> int:
+        """Queries whose weights are held at one time."""
+        batch, heads, _, _ = self._q.shape
+        return max(CHUNK_WEIGHTS // (batch * heads * self._k.shape[2]), 1)
 
     def received(self, mask: Tensor) -> Tensor:
         """What each key gets from the queries of a mask, on average.
@@ -86,7 +113,7 @@ class AttentionWeights:
         """
         batch, heads, queries, _ = self._q.shape
         keys = self._k.shape[2]
-        chunk = max(CHUNK_WEIGHTS // (batch * heads * keys), 1)
+        chunk = self._chunk
         mask = mask.to(self._q)
         total = self._q.new_zeros(batch, heads, keys)
         for start in range(0, queries, chunk):

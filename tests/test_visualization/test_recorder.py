@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from agreement import randomise
 
 from mmdat import DAT
-from mmdat.models.attention.deformable import POSITION_BIASES
+from mmdat.models.arch import POSITION_BIASES
 from mmdat.ops import sample_at_points
 from mmdat.ops.deformable_attention import BACKENDS
 from mmdat.visualization import DATRecorder, Frame, deformable_blocks

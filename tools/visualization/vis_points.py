@@ -12,8 +12,10 @@ from mmengine.config import DictAction
 
 from mmdat.checkpoints.loading import use_safe_loading
 from mmdat.engine.configuration import load_config
+from mmdat.engine.demo_model import use_demo_files
 from mmdat.utils.errors import UserError, one_sentence_errors
 from mmdat.visualization.figures import (
+    SUFFIXES,
     attention_figure,
     points_figure,
     save,
@@ -25,7 +27,7 @@ from mmdat.visualization.recorder import (
     select_blocks,
 )
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg', '.webp')
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,9 +36,14 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('image', help='image file')
     parser.add_argument(
-        'config', help='detection, segmentation or classification config'
+        'image', nargs='?', help='image file; without one the demo picture'
+    )
+    parser.add_argument(
+        'config',
+        nargs='?',
+        help='detection, segmentation or classification config; without one '
+        'the model that comes along in demo/',
     )
     parser.add_argument(
         'checkpoint',
@@ -87,6 +94,9 @@ def parse_args() -> argparse.Namespace:
         help='file to write; its suffix is its format',
     )
     parser.add_argument(
+        '--dpi', type=int, default=150, help='pixels per inch of the file'
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -135,6 +145,7 @@ def main() -> None:
     use_safe_loading()
     with one_sentence_errors('vis_points'):
         check_args(args)
+        use_demo_files(args, ROOT)
         cfg = load_config(args.config, args.cfg_options)
         model = load_model(cfg, args.checkpoint)
         picture = load_picture(model, args.image)
@@ -161,14 +172,20 @@ def main() -> None:
             if heads == []:
                 heads = list(range(min(one.heads for one in records)))
             check_numbers('head', heads or [], records, 'heads')
-            figure = attention_figure(picture.image, records, heads)
+            figure = attention_figure(
+                picture.image, records, heads, model.weights.warning
+            )
         else:
             groups = [] if args.group is None else [args.group]
             check_numbers('group', groups, records, 'groups')
-            figure = points_figure(picture.image, records, args.group)
-        out = save(figure, args.out)
+            figure = points_figure(
+                picture.image, records, args.group, model.weights.warning
+            )
+        out = save(figure, args.out, args.dpi)
     what = 'Attention' if args.query else 'Points'
-    print(f'{what} of {len(records)} block(s) are in {out.resolve()}')
+    verb = 'is' if args.query else 'are'
+    blocks = f'{len(records)} block{"s" * (len(records) != 1)}'
+    print(f'{what} of {blocks} {verb} in {out.resolve()}')
 
 
 if __name__ == '__main__':

@@ -5,12 +5,14 @@ Each frame is a checkpoint. Stages, blocks and groups count from 0.
 """
 
 import argparse
+from pathlib import Path
 
 from mmengine.config import DictAction
 from rich.progress import track
 
 from mmdat.checkpoints.loading import use_safe_loading
 from mmdat.engine.configuration import load_config
+from mmdat.engine.demo_model import use_demo_files
 from mmdat.utils.errors import UserError, one_sentence_errors
 from mmdat.visualization.movie import (
     find_checkpoints,
@@ -18,12 +20,15 @@ from mmdat.visualization.movie import (
     writer_for,
 )
 from mmdat.visualization.picture import (
+    INIT,
     load_model,
     load_picture,
     load_weights,
     record,
 )
 from mmdat.visualization.recorder import select_blocks
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,13 +37,20 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('image', help='image file')
-    parser.add_argument('config', help='config that was trained')
+    parser.add_argument(
+        'image', nargs='?', help='image file; without one the demo picture'
+    )
+    parser.add_argument(
+        'config',
+        nargs='?',
+        help='config that was trained; without one the model in demo/',
+    )
     parser.add_argument(
         'checkpoints',
-        nargs='+',
+        nargs='*',
         help='work dir, whose epoch_N.pth or iter_N.pth are taken in order, '
-        'or checkpoint files in the order to show them',
+        'or checkpoint files in the order to show them; init stands for the '
+        'weights before training',
     )
     parser.add_argument(
         '--stage',
@@ -68,9 +80,17 @@ def main() -> None:
     use_safe_loading()
     with one_sentence_errors('vis_training'):
         writer_for(args.out, args.fps)
+        args.checkpoint = None
+        if use_demo_files(args, ROOT):
+            args.checkpoints = [INIT, args.checkpoint]
+        elif not args.checkpoints:
+            raise UserError(
+                'A movie needs checkpoints, and none were named; name the '
+                'work dir of the training after the config.'
+            )
         files = find_checkpoints(args.checkpoints)
         cfg = load_config(args.config, args.cfg_options)
-        model = load_model(cfg, str(files[0]))
+        model = load_model(cfg, INIT)
         picture = load_picture(model, args.image)
         try:
             blocks = select_blocks(model, args.stage, args.block)
@@ -86,7 +106,8 @@ def main() -> None:
                 raise UserError(
                     f'--group must be in 0 to {groups - 1}; got {args.group}.'
                 )
-            frames.append((file.stem, records))
+            label = 'before training' if str(file) == INIT else file.stem
+            frames.append((label, records))
         out = make_movie(
             picture.image,
             frames,
