@@ -3,7 +3,7 @@
 # it with two processes, evaluate, and draw predictions beside the truth.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PYTHON=${PYTHON:-python}
+source tools/find_python.sh
 work=${WORK_DIR:-work_dirs/mask_rcnn_dat_digits}
 config=configs/mask_rcnn_dat_digits.py
 

@@ -13,6 +13,7 @@ if [ -z "${OMP_NUM_THREADS:-}" ] && ! nvidia-smi -L >/dev/null 2>&1; then
     share=$(($(nproc) / processes))
     export OMP_NUM_THREADS=$((share > 0 ? share : 1))
 fi
+source "$tools/find_python.sh"
 export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$nodes" = 1 ] && [ -z "${PORT:-}" ]; then
     # Any free port, so that two runs on one machine do not collide.
@@ -21,6 +22,6 @@ else
     meet=(--node_rank "${NODE_RANK:-0}" --master_addr
         "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}")
 fi
-exec "${PYTHON:-python}" -m torch.distributed.run --nnodes "$nodes" \
+exec "$PYTHON" "$tools/dist_run.py" -m torch.distributed.run --nnodes "$nodes" \
     --nproc_per_node "$processes" "${meet[@]}" \
     "$tools/$script" "$@" --launcher pytorch

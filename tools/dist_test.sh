@@ -5,6 +5,7 @@
 set -euo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT PROCESSES [arguments of test.py]" >&2
+    echo "environment: NNODES, NODE_RANK, MASTER_ADDR, PORT, PYTHON" >&2
     exit 2
 fi
 config=$1 checkpoint=$2 processes=$3

@@ -6,6 +6,7 @@
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG PROCESSES [arguments of train.py]" >&2
+    echo "environment: NNODES, NODE_RANK, MASTER_ADDR, PORT, PYTHON" >&2
     exit 2
 fi
 config=$1 processes=$2

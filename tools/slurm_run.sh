@@ -7,6 +7,7 @@ shift 3
 tools=$(cd "$(dirname "$0")" && pwd)
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-8}
+source "$tools/find_python.sh"
 export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$per_node" -gt 0 ]; then
     per_node=$((gpus < per_node ? gpus : per_node))
@@ -17,4 +18,4 @@ fi
 exec srun -p "$partition" --job-name "$job" "${resources[@]}" \
     --ntasks "$gpus" --cpus-per-task "${CPUS_PER_TASK:-5}" \
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    "${PYTHON:-python}" -u "$tools/$script" "$@" --launcher slurm
+    "$PYTHON" -u "$tools/$script" "$@" --launcher slurm

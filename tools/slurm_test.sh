@@ -7,6 +7,8 @@ set -euo pipefail
 if [ $# -lt 4 ]; then
     echo "usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT" \
         "[arguments of test.py]" >&2
+    echo "environment: GPUS (default 8), GPUS_PER_NODE (default 8, 0 for" \
+        "none), CPUS_PER_TASK (default 5), SRUN_ARGS, PYTHON" >&2
     exit 2
 fi
 partition=$1 job=$2 config=$3 checkpoint=$4

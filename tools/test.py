@@ -1,5 +1,12 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
+# ruff: noqa: E402
 """Evaluates a checkpoint on a config's test data."""
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C while packages are imported ends without their traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 
@@ -20,7 +27,7 @@ from mmdat.engine.outputs import (
     save_label_maps,
     save_predictions,
 )
-from mmdat.engine.preflight import check_run, check_weights
+from mmdat.engine.preflight import check_contents, check_run, check_weights
 from mmdat.engine.tta import enable_tta
 from mmdat.utils.errors import one_sentence_errors
 
@@ -70,6 +77,8 @@ def main() -> None:
         if label_maps:
             save_label_maps(cfg, args.out)
         prepare_launch(cfg, args.launcher)
+        if not args.no_check:
+            check_contents(cfg, ('test',), args.launcher)
         runner = Runner.from_cfg(cfg)
         check_weights(runner)
         if args.out is not None and not label_maps:

@@ -1,5 +1,12 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
+# ruff: noqa: E402
 """Trains a detector, segmentor or classifier."""
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C while packages are imported ends without their traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 
@@ -15,15 +22,31 @@ from mmdat.engine.configuration import (
     set_work_dir,
 )
 from mmdat.engine.data_files import set_data_root
-from mmdat.engine.distributed import end_launch, prepare_launch
-from mmdat.engine.preflight import check_run, check_weights
-from mmdat.engine.resuming import set_resume
+from mmdat.engine.distributed import (
+    check_in_one,
+    end_launch,
+    prepare_launch,
+)
+from mmdat.engine.preflight import check_contents, check_run, check_weights
+from mmdat.engine.resuming import check_resumable, set_resume
+from mmdat.engine.starting import (
+    match_tables,
+    set_pretrained,
+    warn_of_random_start,
+)
+from mmdat.engine.work_dir import prepare_work_dir
 from mmdat.utils.errors import one_sentence_errors
 
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = common_parser(__doc__)
+    parser.add_argument(
+        '--pretrained',
+        metavar='FILE',
+        help='checkpoint that the backbone starts from, such as a classifier '
+        "on ImageNet; 'none' for random weights",
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -55,10 +78,16 @@ def main() -> None:
             enable_amp(cfg)
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg)
-        set_resume(cfg, args.resume)
+        set_pretrained(cfg, args.pretrained)
+        check_resumable(cfg, set_resume(cfg, args.resume))
         set_loader_defaults(cfg)
+        match_tables(cfg)
         check_run(cfg, ('train', 'val'))
+        warn_of_random_start(cfg, args.pretrained)
         prepare_launch(cfg, args.launcher)
+        if not args.no_check:
+            check_contents(cfg, ('train', 'val'), args.launcher)
+        check_in_one(lambda: prepare_work_dir(cfg.work_dir))
         runner = Runner.from_cfg(cfg)
         check_weights(runner, training=True)
         runner.train()

@@ -20,6 +20,12 @@ def common_parser(description: str | None) -> argparse.ArgumentParser:
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     parser.add_argument(
+        '--no-check',
+        action='store_true',
+        help='do not compare annotations, classes and channels with the '
+        'model before the run',
+    )
+    parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',

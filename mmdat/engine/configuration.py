@@ -7,8 +7,19 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..utils.errors import UserError
+from ..utils.config_files import config_folder, config_path
+from ..utils.errors import UserError, UserFileNotFoundError
 from ..utils.setup_env import setup_config_packages
+
+# Hooks that mmengine has by itself; a config takes one of them off with None.
+_OF_MMENGINE = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
 
 
 def load_config(
@@ -16,17 +27,26 @@ def load_config(
 ) -> Config:
     """Reads a config file and applies ``--cfg-options``.
 
+    Returns:
+        The config, with a ``default_scope``, and without hooks that are None.
+
     Raises:
-        UserError: The file is missing, or an option does not fit it.
+        UserError: The file is missing or is no config, or an option does not
+            fit it.
     """
     setup_config_packages()
-    if not Path(filename).is_file():
-        raise UserError(
+    if not _is_file(filename):
+        raise UserFileNotFoundError(
             f'There is no config {filename} (looked for '
-            f'{Path(filename).absolute()}); the configs that come with mmdat '
-            f'are in configs/.'
+            f'{Path(filename).absolute()}); {_elsewhere(filename)}.'
         )
-    cfg = Config.fromfile(filename)
+    try:
+        cfg = Config.fromfile(filename)
+    except (FileNotFoundError, SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(
+            f'{filename} cannot be read as a config: '
+            f'{str(error).strip() or type(error).__name__}.'
+        ) from error
     if options:
         try:
             cfg.merge_from_dict(options)
@@ -34,7 +54,55 @@ def load_config(
             raise UserError(
                 f'--cfg-options {options} does not fit {filename}: {error}'
             ) from error
+    if cfg.get('default_scope') is None:
+        cfg.default_scope = _scope_of_types(cfg)
+    _take_off_hooks(cfg)
     return cfg
+
+
+def _is_file(filename: str) -> bool:
+    try:
+        return Path(filename).is_file()
+    except (OSError, ValueError):  # a name too long, or with a null
+        return False
+
+
+def _elsewhere(filename: str) -> str:
+    """Where a config that was not found may be instead."""
+    try:
+        found = config_path(filename)
+    except UserError:
+        folder = config_folder()
+        where = 'configs/' if folder is None else f'{folder}/'
+        return f'the configs that come with mmdat are in {where}'
+    here = Path.cwd()
+    path = Path(found)
+    path = path.relative_to(here) if path.is_relative_to(here) else path
+    return f'{path} is meant, perhaps'
+
+
+def _scope_of_types(cfg: Config) -> str:
+    """The package that a config without a default scope is for."""
+    kind = (cfg.get('model') or {}).get('type')
+    for one in getattr(kind, '__mro__', ()):
+        package = one.__module__.partition('.')[0]
+        if package.startswith('mm') and package not in (
+            'mmengine',
+            'mmcv',
+            'mmdat',
+        ):
+            return package
+    if isinstance(kind, str) and '.' in kind:
+        return kind.partition('.')[0]
+    return 'mmengine'
+
+
+def _take_off_hooks(cfg: Config) -> None:
+    """Leaves out hooks that are None, as mmengine does for its own alone."""
+    hooks = cfg.get('default_hooks')
+    for name in list(hooks or ()):
+        if hooks[name] is None and name not in _OF_MMENGINE:
+            del hooks[name]
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -54,15 +122,21 @@ def enable_amp(cfg: Config) -> None:
 
     Raises:
         UserError: This machine has no accelerator, which mixed precision in
-            mmengine needs.
+            mmengine needs, or the config has nothing to train with.
     """
     if get_device() == 'cpu':
         raise UserError(
             'Mixed precision needs an accelerator and this machine offers '
             'only the CPU; leave out --amp.'
         )
-    wrapper = cfg.optim_wrapper
-    if wrapper.get('type') != 'AmpOptimWrapper':
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper is None:
+        raise UserError(
+            f'--amp changes optim_wrapper and {cfg.filename} has none; '
+            f'inherit a schedule.'
+        )
+    kind = wrapper.get('type')
+    if getattr(kind, '__name__', kind) != 'AmpOptimWrapper':
         wrapper.type = 'AmpOptimWrapper'
         wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -73,7 +147,7 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     Raises:
         UserError: The config does not say for which batch size its rate is.
     """
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UserError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the '
             f'config and {cfg.filename} has none; add '

@@ -1,25 +1,26 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """One picture through a trained model, by the inferencer of its package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from glob import glob
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS
 
-from ..checkpoints.fitting import check_fits
 from ..checkpoints.loading import load_checkpoint_file
 from ..utils.errors import UserError
+from ..utils.packages import enter_scope
+from .lettering import with_lines
+from .weights import check_fits
+from .whole_pictures import check_whole, is_needed
 
 # Smaller shares of a picture are not mentioned.
 SMALLEST_SHARE = 0.005
-# Smaller pictures have no room for the names and scores of classes.
-READABLE_SIDE = 320
 
 
 class Sight(NamedTuple):
@@ -54,6 +55,39 @@ def choose_device(device: str | None) -> str:
     return device
 
 
+# How names of pictures end that a folder is searched for.
+PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
+
+
+def find_pictures(name: str) -> list[str]:
+    """The files that a name, a folder or a pattern stands for.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = Path(name)
+    if path.is_dir():
+        found = sorted(
+            str(one)
+            for one in path.iterdir()
+            if one.suffix.lower() in PICTURES and one.is_file()
+        )
+        if not found:
+            raise UserError(
+                f'There are no pictures in {name}; their names must end in '
+                f'one of {" ".join(PICTURES)}.'
+            )
+        return found
+    if path.is_file() or not any(sign in name for sign in '*?['):
+        return [name]
+    found = sorted(
+        one for one in glob(name, recursive=True) if Path(one).is_file()
+    )
+    if not found:
+        raise UserError(f'No picture fits the pattern {name}.')
+    return found
+
+
 def check_picture(filename: str) -> None:
     """Raises UserError unless a file is a picture that can be read."""
     import mmcv
@@ -64,6 +98,8 @@ def check_picture(filename: str) -> None:
             f'{Path(filename).absolute()}).'
         )
     try:
+        if is_needed():
+            check_whole(filename)
         readable = mmcv.imread(filename) is not None
     except Exception:  # decoders raise what they like
         readable = False
@@ -74,22 +110,30 @@ def check_picture(filename: str) -> None:
         )
 
 
-def look(
+def look(cfg: Config, checkpoint: str, picture: str, **kwargs: Any) -> Sight:
+    """Shows one picture, see :func:`look_at_each`."""
+    return next(look_at_each(cfg, checkpoint, [picture], **kwargs))
+
+
+def look_at_each(
     cfg: Config,
     checkpoint: str,
-    picture: str,
+    pictures: Sequence[str],
     device: str = 'cpu',
     score: float = 0.3,
-) -> Sight:
-    """Shows a picture to a detector, segmentor or classifier.
+) -> Iterator[Sight]:
+    """Shows pictures to a detector, segmentor or classifier, one by one.
 
     Args:
         cfg: Config of the model, with ``test_dataloader`` and
             ``default_scope``, which says whose inferencer is used.
         checkpoint: Weights, in OpenMMLab's or the authors' layout.
-        picture: File of the picture.
+        pictures: Files of the pictures.
         device: Where to compute.
         score: Lowest score of the boxes to draw and mention.
+
+    Returns:
+        What it sees in each of them.
 
     Raises:
         UserError: The weights are not those of the model, or there is no
@@ -102,9 +146,9 @@ def look(
             f'default_scope out of {", ".join(_TASKS)}; {cfg.filename} has '
             f'default_scope={scope!r}.'
         )
-    init_default_scope(scope)
+    enter_scope(scope)
     names = _check_weights(cfg, checkpoint)
-    return _TASKS[scope](cfg, checkpoint, picture, device, score, names)
+    return _TASKS[scope](cfg, checkpoint, pictures, device, score, names)
 
 
 def _check_weights(cfg: Config, checkpoint: str) -> dict[str, Any] | None:
@@ -115,7 +159,7 @@ def _check_weights(cfg: Config, checkpoint: str) -> dict[str, Any] | None:
     """
     if '://' in checkpoint:
         return None
-    content = load_checkpoint_file(checkpoint, 'meta')
+    content = load_checkpoint_file(checkpoint, 'cpu')
     try:
         with torch.device('meta'):
             model = MODELS.build(cfg.model)
@@ -141,78 +185,80 @@ def _name(names: Any, label: int) -> str:
 def _detect(
     cfg: Config,
     checkpoint: str,
-    picture: str,
+    pictures: Sequence[str],
     device: str,
     score: float,
     names: dict[str, Any] | None,
-) -> Sight:
+) -> Iterator[Sight]:
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(
         cfg, checkpoint, device=device, show_progress=False
     )
     inferencer.model.dataset_meta.update(names or {})
-    result = inferencer(
-        picture,
-        return_vis=True,
-        pred_score_thr=score,
-        return_datasamples=True,
-    )
-    found = result['predictions'][0].pred_instances.cpu()
-    found = found[found.scores >= score]
-    found = found[found.scores.argsort(descending=True)]
-    classes = inferencer.model.dataset_meta.get('classes')
-    lines = [
-        f'{_name(classes, int(label))} {float(certainty):.2f} at '
-        f'{" ".join(f"{side:.0f}" for side in box.tolist())}'
-        for label, certainty, box in zip(
-            found.labels, found.scores, found.bboxes
+    for picture in pictures:
+        result = inferencer(
+            picture,
+            return_vis=True,
+            pred_score_thr=score,
+            return_datasamples=True,
         )
-    ]
-    return Sight(
-        result['visualization'][0],
-        lines or [f'nothing with a score of {score} or more'],
-    )
+        found = result['predictions'][0].pred_instances.cpu()
+        found = found[found.scores >= score]
+        found = found[found.scores.argsort(descending=True)]
+        classes = inferencer.model.dataset_meta.get('classes')
+        lines = [
+            f'{_name(classes, int(label))} {float(certainty):.2f} at '
+            f'{" ".join(f"{side:.0f}" for side in box.tolist())}'
+            for label, certainty, box in zip(
+                found.labels, found.scores, found.bboxes
+            )
+        ]
+        yield Sight(
+            result['visualization'][0],
+            lines or [f'nothing with a score of {score} or more'],
+        )
 
 
 def _segment(
     cfg: Config,
     checkpoint: str,
-    picture: str,
+    pictures: Sequence[str],
     device: str,
     score: float,
     names: dict[str, Any] | None,
-) -> Sight:
+) -> Iterator[Sight]:
     from mmseg.apis import MMSegInferencer
 
-    inferencer = MMSegInferencer(
-        cfg, checkpoint, device=device, show_progress=False
-    )
+    inferencer = MMSegInferencer(cfg, checkpoint, device=device)
+    inferencer.show_progress = False  # mmseg 1.2 takes it only like this
     if names is not None:
         inferencer.model.dataset_meta = {
             'classes': names.get('classes'),
             'palette': names.get('palette'),
         }
-    result = inferencer(picture, return_vis=True, opacity=0.5)
-    labels, areas = np.unique(result['predictions'], return_counts=True)
-    shares = areas / areas.sum()
-    classes = inferencer.model.dataset_meta.get('classes')
-    lines = [
-        f'{_name(classes, labels[i])} {100 * shares[i]:.1f}%'
-        for i in shares.argsort()[::-1]
-        if shares[i] >= SMALLEST_SHARE
-    ]
-    return Sight(result['visualization'], lines)
+    for picture in pictures:
+        result = inferencer(picture, return_vis=True, opacity=0.5)
+        labels, areas = np.unique(result['predictions'], return_counts=True)
+        shares = areas / areas.sum()
+        classes = inferencer.model.dataset_meta.get('classes')
+        lines = [
+            f'{_name(classes, labels[i])} {100 * shares[i]:.1f}%'
+            for i in shares.argsort()[::-1]
+            if shares[i] >= SMALLEST_SHARE
+        ]
+        yield Sight(result['visualization'], lines)
 
 
 def _classify(
     cfg: Config,
     checkpoint: str,
-    picture: str,
+    pictures: Sequence[str],
     device: str,
     score: float,
     names: dict[str, Any] | None,
-) -> Sight:
+) -> Iterator[Sight]:
+    import mmcv
     from mmpretrain import ImageClassificationInferencer
     from mmpretrain.utils import progress
 
@@ -220,25 +266,19 @@ def _classify(
     if names is not None:
         inferencer.classes = names.get('classes')
     progress.disable_progress_bar = True
-    samples = inferencer(picture, return_datasamples=True)
-    side = min(samples[0].ori_shape[:2])
-    with TemporaryDirectory() as folder:
-        drawings = inferencer.visualize(
-            [picture],
-            samples,
-            resize=READABLE_SIDE if side < READABLE_SIDE else None,
-            show_dir=folder,
-        )
-    scores = samples[0].pred_score.cpu()
-    top = scores.topk(min(5, len(scores)))
-    lines = [
-        f'{_name(inferencer.classes, int(label))} {float(certainty):.3f}'
-        for certainty, label in zip(top.values, top.indices)
-    ]
-    return Sight(drawings[0], lines)
+    for picture in pictures:
+        samples = inferencer(picture, return_datasamples=True)
+        scores = samples[0].pred_score.cpu()
+        top = scores.topk(min(5, len(scores)))
+        lines = [
+            f'{_name(inferencer.classes, int(label))} {float(certainty):.3f}'
+            for certainty, label in zip(top.values, top.indices)
+        ]
+        image = mmcv.imread(picture, channel_order='rgb')
+        yield Sight(with_lines(image, lines), lines)
 
 
-_TASKS: dict[str, Callable[..., Sight]] = {
+_TASKS: dict[str, Callable[..., Iterator[Sight]]] = {
     'mmdet': _detect,
     'mmseg': _segment,
     'mmpretrain': _classify,

@@ -2,13 +2,13 @@
 """What a test leaves behind: pictures and predictions."""
 
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from ..utils.errors import UserError
+from .data_files import evaluators_of
 
 
 def draw_predictions(
@@ -26,7 +26,7 @@ def draw_predictions(
     Raises:
         UserError: The config has no visualisation hook.
     """
-    hook = cfg.default_hooks.get('visualization')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise UserError(
             '--show and --show-dir need default_hooks.visualization in the '
@@ -41,27 +41,61 @@ def draw_predictions(
     hook.draw = True
     if cfg.default_scope == 'mmdet':
         hook.test_out_dir = show_dir
+    elif cfg.default_scope != 'mmseg':
+        raise UserError(
+            f'--show and --show-dir are for mmdet, mmseg and mmpretrain; '
+            f'{cfg.filename} has default_scope={cfg.default_scope!r}.'
+        )
     elif show_dir is not None:
+        if cfg.get('visualizer') is None:
+            raise UserError(
+                f'--show-dir needs a visualizer in the config and '
+                f'{cfg.filename} has none; inherit a default_runtime.'
+            )
         cfg.visualizer.save_dir = show_dir
 
 
 def check_out(cfg: Config, out: str) -> None:
     """Raises UserError unless predictions can be written as `out`."""
+    path = Path(out)
+    pickled = path.suffix in ('.pkl', '.pickle')
     if cfg.default_scope == 'mmseg':
+        if pickled or path.is_file():
+            raise UserError(
+                f'--out must name a folder for mmseg configs, in which each '
+                f'label map becomes a file; got {out}.'
+            )
         return
-    if Path(out).suffix not in ('.pkl', '.pickle'):
+    if not pickled:
         raise UserError(
             f'--out must name a .pkl file for {cfg.default_scope} configs; '
             f'got {out}.'
         )
+    if path.is_dir():
+        raise UserError(f'--out must name a file; {out} is a folder.')
 
 
 def save_label_maps(cfg: Config, out: str) -> None:
-    """Makes mmseg's metrics write each predicted label map to a folder."""
-    metrics: Any = cfg.test_evaluator
-    for metric in metrics if isinstance(metrics, list) else [metrics]:
-        metric['output_dir'] = out
-        metric['keep_results'] = True
+    """Makes mmseg's metrics write each predicted label map to a folder.
+
+    Raises:
+        UserError: No metric of the config can.
+    """
+    metrics = [
+        metric
+        for metric in evaluators_of(cfg, 'test')
+        if isinstance(metric, dict)
+        and getattr(metric.get('type'), '__name__', metric.get('type'))
+        in ('IoUMetric', 'mmseg.IoUMetric', 'CityscapesMetric')
+    ]
+    if not metrics:
+        raise UserError(
+            f'--out writes label maps through an IoUMetric in test_evaluator '
+            f'and {cfg.filename} has none; add one.'
+        )
+    # One is enough; each would write the same files.
+    metrics[0]['output_dir'] = out
+    metrics[0]['keep_results'] = True
 
 
 def save_predictions(runner: Runner, out: str) -> None:

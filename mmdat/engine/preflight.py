@@ -1,24 +1,41 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Checks before a run, so that what is wrong is said at once and clearly."""
 
-from collections.abc import Iterator
-from typing import Any
+from importlib.util import find_spec
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from ..checkpoints.fitting import check_fits, resolution_note
 from ..checkpoints.loading import load_checkpoint_file
-from ..checkpoints.released import unwrap
+from ..checkpoints.starting import start
 from ..models import DAT
-from ..utils.errors import UserError
+from ..utils.errors import UserError, warn_once
+from ..utils.packages import check_package
+from .data_check import check_data_and_model
+from .data_check.channels import unused_maps
+from .data_check.parts import name_of
 from .data_files import check_data
+from .distributed import check_in_one, number_of_processes
+from .starting import backbones
+from .weights import check_fits, classes_note, resolution_note
+
+# What writes logs, and a package that it cannot do without.
+_LOGS = {
+    'TensorboardVisBackend': ('tensorboard', 'tensorboardX'),
+    'WandbVisBackend': ('wandb',),
+    'MLflowVisBackend': ('mlflow',),
+    'ClearMLVisBackend': ('clearml',),
+    'NeptuneVisBackend': ('neptune',),
+    'DVCLiveVisBackend': ('dvclive',),
+    'AimVisBackend': ('aim',),
+}
 
 
 def check_run(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Checks backbone, weights and data of a config, cheapest first.
+    """Checks packages, backbone, weights and data of a config.
 
     Args:
         cfg: The config as it will run.
@@ -28,23 +45,133 @@ def check_run(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         UserError: With the first thing that is wrong.
     """
-    for place, settings in _backbones('model', cfg.get('model')):
+    check_package(cfg.get('default_scope') or 'mmengine')
+    for place, settings in backbones('model', cfg.get('model')):
         _check_backbone(place, settings)
     if cfg.get('load_from') and '://' not in cfg.load_from:
         load_checkpoint_file(cfg.load_from, 'meta')
+    if 'train' in splits:
+        _check_precision(cfg)
+    _check_packages(cfg)
     check_data(cfg, splits)
 
 
-def _backbones(place: str, node: Any) -> Iterator[tuple[str, dict]]:
-    """All settings of a DAT inside a model, with their place."""
-    if isinstance(node, dict):
-        if node.get('type') in ('DAT', 'mmdat.DAT', DAT):
-            yield place, node
-        for name, child in node.items():
-            yield from _backbones(f'{place}.{name}', child)
-    elif isinstance(node, list | tuple):
-        for i, child in enumerate(node):
-            yield from _backbones(f'{place}.{i}', child)
+def check_contents(
+    cfg: Config, splits: tuple[str, ...], launcher: str = 'none'
+) -> None:
+    """Compares the data of a config with its model, in one process.
+
+    Warnings are printed.
+
+    Args:
+        cfg: The config as it will run.
+        splits: Which data is needed.
+        launcher: What started the processes, which know each other by now.
+
+    Raises:
+        UserError: With one sentence for each thing that is wrong.
+    """
+    processes = number_of_processes(launcher)
+    backbone = _main_backbone(cfg)
+    channels = None
+    if backbone is not None:
+        dims = [stage.dim for stage in backbone.arch.stages]
+        channels = [dims[i] for i in backbone.out_indices]
+
+    def check() -> None:
+        for sentence in check_data_and_model(cfg, splits, channels, processes):
+            warn_once(sentence)
+        if 'train' in splits and processes > 1 and backbone is not None:
+            _check_unused(cfg, backbone, channels)
+
+    check_in_one(check)
+
+
+def _main_backbone(cfg: Config) -> DAT | None:
+    """The DAT whose maps the neck of the model reads, without memory."""
+    settings = (cfg.get('model') or {}).get('backbone')
+    if not isinstance(settings, dict):
+        return None
+    if settings.get('type') not in ('DAT', 'mmdat.DAT', DAT):
+        return None
+    arguments = {
+        k: v for k, v in settings.items() if k not in ('type', 'init_cfg')
+    }
+    with torch.device('meta'):
+        return DAT(**arguments)
+
+
+def _check_packages(cfg: Config) -> None:
+    """Raises UserError for a log that needs a package which is not there."""
+    visualizer = cfg.get('visualizer') or {}
+    backends = visualizer.get('vis_backends') or cfg.get('vis_backends') or []
+    for backend in backends if isinstance(backends, list | tuple) else []:
+        name = name_of(backend.get('type')) if backend else ''
+        packages = _LOGS.get(name)
+        if packages and not any(find_spec(one) for one in packages):
+            raise UserError(
+                f'{name} in vis_backends writes its logs through the package '
+                f'{packages[0]}, which is not installed; install it with pip '
+                f'install {packages[0]}, or leave out that backend.'
+            )
+
+
+def _check_precision(cfg: Config) -> None:
+    """Raises UserError for mixed precision on a CPU, asked for by a config."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if get_device() == 'cpu' and name_of(wrapper.get('type')) in (
+        'AmpOptimWrapper',
+        'ApexOptimWrapper',
+    ):
+        raise UserError(
+            f'Mixed precision needs an accelerator and this machine offers '
+            f'only the CPU; optim_wrapper.type is '
+            f'{name_of(wrapper.type)!r}, so add --cfg-options '
+            f'optim_wrapper.type=OptimWrapper, and leave out its dtype and '
+            f'loss_scale.'
+        )
+
+
+def _check_unused(cfg: Config, backbone: DAT, channels: list[int]) -> None:
+    """Parameters without a gradient, which DDP does not allow."""
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    if cfg.get('find_unused_parameters') or wrapper.get(
+        'find_unused_parameters'
+    ):
+        return
+    indices = backbone.out_indices
+    unused = [
+        i
+        for i in unused_maps(cfg, len(indices))
+        if getattr(backbone, f'norm{indices[i]}').weight.requires_grad
+    ]
+    last = len(backbone.stages) - 1
+    if not unused and indices[-1] == last:
+        return
+    if not unused:
+        raise UserError(
+            f'In a run of several processes every parameter must get a '
+            f'gradient; model.backbone.out_indices={indices} leaves out '
+            f'stages after {indices[-1]}, which get none, so add '
+            f'--cfg-options find_unused_parameters=True.'
+        )
+    kept = [i for i in range(len(indices)) if i not in unused]
+    taken = tuple(indices[i] for i in kept)
+    names = ', '.join(f'norm{indices[i]}' for i in unused)
+    advice = f'set model.backbone.out_indices={taken}'
+    neck = (cfg.get('model') or {}).get('neck')
+    if isinstance(neck, dict) and neck.get('start_level'):
+        advice += (
+            f', model.neck.in_channels={[channels[i] for i in kept]} and '
+            f'model.neck.start_level={neck.start_level - len(unused)}'
+        )
+    elif (cfg.get('model') or {}).get('decode_head') is not None:
+        advice += ' and count in_index of the heads anew'
+    raise UserError(
+        f'In a run of several processes every parameter must get a gradient; '
+        f'nothing reads maps {[indices[i] for i in unused]} of the backbone, '
+        f'so {names} would get none: {advice}.'
+    )
 
 
 def _check_backbone(place: str, settings: dict) -> None:
@@ -70,22 +197,14 @@ def _check_pretrained(place: str, entry: dict, backbone: DAT) -> None:
     if '://' in filename:
         return
     try:
-        checkpoint = load_checkpoint_file(filename, 'meta')
-        prefix = entry.get('prefix')
-        if prefix:
-            start = prefix.rstrip('.') + '.'
-            checkpoint = {
-                name[len(start) :]: value
-                for name, value in unwrap(checkpoint).items()
-                if name.startswith(start)
-            }
-            if not checkpoint:
-                raise UserError(
-                    f'{filename} has no entry that starts with {start}; leave '
-                    f'out prefix, as whole models and backbones alone are '
-                    f'told apart by themselves.'
-                )
-        check_fits(filename, checkpoint, backbone)
+        checkpoint = load_checkpoint_file(filename, 'cpu')
+        start(
+            backbone,
+            filename,
+            checkpoint,
+            entry.get('prefix'),
+            entry.get('strict', True),
+        )
     except UserError as error:
         raise UserError(f'{place}: {error}') from error
 
@@ -111,11 +230,21 @@ def check_weights(runner: Runner, training: bool = False) -> None:
         model = model.module
     fresh = training and not runner._resume
     checkpoint = load_checkpoint_file(filename, 'cpu')
-    misfit = check_fits(
-        filename, checkpoint, model, 'backbone.' if fresh else ''
-    )
+    notes = [resolution_note(filename, checkpoint, model)]
+    if fresh:
+        notes.append(classes_note(filename, checkpoint, model))
+    try:
+        misfit = check_fits(
+            filename, checkpoint, model, 'backbone.' if fresh else ''
+        )
+    except UserError as error:
+        if not (training and runner._resume):
+            raise
+        raise UserError(
+            f'{error} A training of another model starts from its backbone '
+            f'with --cfg-options load_from={filename}, without --resume.'
+        ) from error
     if misfit.unexpected:
         runner.logger.warning(f'{filename} and the model: {misfit}.')
-    note = resolution_note(filename, checkpoint, model)
-    if note is not None:
+    for note in filter(None, notes):
         runner.logger.warning(note)

@@ -2,18 +2,33 @@
 """Which checkpoint an interrupted training goes on from."""
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 
 from ..checkpoints.loading import load_checkpoint_file
-from ..utils.errors import UserError
+from ..utils.errors import UserError, warn_once
+
+# Longer names of files are none, on Linux.
+_LONGEST_NAME = 4096
+# Settings of optimisers that say how, and not what, is computed; a file of
+# another PyTorch may lack them.
+_WITHOUT_MEANING = (
+    'params',
+    'foreach',
+    'fused',
+    'maximize',
+    'capturable',
+    'differentiable',
+    'decoupled_weight_decay',
+)
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
+def set_resume(cfg: Config, resume: str | None) -> Mapping[str, Any]:
     """Continues from ``'auto'``, the latest in the work dir, or a file.
 
     Where the work dir has none yet, ``'auto'`` starts from the weights that
@@ -27,12 +42,16 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg: The config, whose work dir is set.
         resume: ``'auto'``, a file, or None for not at all.
 
+    Returns:
+        What the checkpoint holds, as far as it was read; tensors are on the
+        ``meta`` device.
+
     Raises:
         UserError: There are checkpoints, but none can be read.
     """
-    if resume is None:
-        return
     content: Mapping[str, Any] = {}
+    if resume is None:
+        return content
     if resume == 'auto':
         recorded = _recorded(Path(cfg.work_dir))
         if _is_remote(recorded):
@@ -41,28 +60,148 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             found = _latest(Path(cfg.work_dir), recorded)
             if found is None:
                 cfg.resume = False
-                return
+                return content
             cfg.load_from, content = found
     else:
         cfg.load_from = resume
-        if Path(resume).is_file():
+        if not _is_remote(resume):
             content = load_checkpoint_file(resume, 'meta')
     cfg.resume = True
-    seed = (content.get('meta') or {}).get('seed')
-    if seed is not None and cfg.get('randomness', {}).get('seed') is None:
-        cfg.merge_from_dict({'randomness': dict(seed=int(seed))})
+    meta = content.get('meta')
+    seed = meta.get('seed') if isinstance(meta, Mapping) else None
+    if (
+        isinstance(seed, int)
+        and not isinstance(seed, bool)
+        and (cfg.get('randomness') or {}).get('seed') is None
+    ):
+        cfg.merge_from_dict({'randomness': dict(seed=seed)})
+    return content
+
+
+def check_resumable(cfg: Config, content: Mapping[str, Any]) -> None:
+    """Raises UserError unless a checkpoint is of such a training.
+
+    Args:
+        cfg: The config, with the checkpoint as ``load_from``.
+        content: What it holds, from :func:`set_resume`; nothing of it is
+            looked at if it is empty.
+    """
+    if not content:
+        return
+    filename = cfg.load_from
+    instead = (
+        f'leave out --resume and add --cfg-options load_from={filename} to '
+        f'start a training from its weights'
+    )
+    meta, missing = content.get('meta'), 'meta'
+    if isinstance(meta, Mapping):
+        numbers = [key for key in ('epoch', 'iter') if key not in meta]
+        odd = [k for k in ('epoch', 'iter') if not _is_count(meta.get(k))]
+        missing = next((f'meta.{key}' for key in numbers), '')
+        if not missing and odd:
+            raise UserError(
+                f'The state of a training has whole numbers of epochs and '
+                f'iterations; {filename} has meta.{odd[0]}='
+                f'{meta[odd[0]]!r:.40}, so {instead}.'
+            )
+        seed = meta.get('seed')
+        if seed is not None and not _is_count(seed):
+            raise UserError(
+                f'The seed of a training is a whole number; {filename} has '
+                f'meta.seed={seed!r:.40}, so {instead}.'
+            )
+        if not missing and not isinstance(meta.get('config', ''), str):
+            missing = 'meta.config as text'
+    elif meta is not None:
+        missing = f'meta by name, but a {type(meta).__name__},'
+    if not missing and not isinstance(content.get('message_hub'), Mapping):
+        missing = 'message_hub'
+    if missing:
+        raise UserError(
+            f'--resume goes on from the state of a training; {filename} holds '
+            f'no {missing} and is of weights alone, perhaps, so {instead}.'
+        )
+    if 'optimizer' not in content:
+        warn_once(
+            f'{filename} holds no state of an optimiser, so that starts '
+            f'afresh.'
+        )
+    elif isinstance(content['optimizer'], Mapping):
+        _check_optimizer(cfg, filename, content['optimizer'], instead)
+    else:
+        raise UserError(
+            f'The state of an optimiser is a dict; in {filename} it is a '
+            f'{type(content["optimizer"]).__name__}, so {instead}.'
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return (
+        isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    )
+
+
+def _check_optimizer(
+    cfg: Config, filename: str, state: Mapping[str, Any], instead: str
+) -> None:
+    """Compares the settings of the optimiser with those in the file."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    settings = wrapper.get('optimizer') if isinstance(wrapper, dict) else None
+    if not isinstance(settings, dict) or 'constructor' in settings:
+        return
+    groups = state.get('param_groups')
+    if not isinstance(groups, list) or not groups:
+        return  # of several optimisers
+    kind = settings.get('type')
+    name = getattr(kind, '__name__', str(kind))
+    try:
+        found = kind if isinstance(kind, type) else OPTIMIZERS.get(kind)
+        given = {k: v for k, v in settings.items() if k != 'type'}
+        (own,) = found([torch.zeros(1)], **given).param_groups
+    except Exception:  # one of the user's, or not to be built like this
+        return
+    lacking = [
+        key
+        for key in own
+        if key not in groups[0] and key not in _WITHOUT_MEANING
+    ]
+    if lacking:
+        raise UserError(
+            f'--resume needs the optimiser that the file was made with; '
+            f'{filename} lacks {", ".join(lacking)} of '
+            f'optim_wrapper.optimizer.type={name!r}, so set the type that it '
+            f'had, or {instead}.'
+        )
 
 
 def _recorded(work_dir: Path) -> str | None:
     """The checkpoint that mmengine noted as the last one."""
     note = work_dir / 'last_checkpoint'
-    # A process that is killed while it writes the note leaves it empty.
-    return note.read_text().strip() or None if note.is_file() else None
+    if not note.is_file():
+        return None
+    try:
+        # A process that is killed while it writes the note leaves it empty.
+        text = note.read_bytes()[:_LONGEST_NAME].decode().strip()
+        if text.isprintable() and len(text) < _LONGEST_NAME - 1:
+            os.stat(text or '.')
+        else:
+            raise ValueError
+    except FileNotFoundError:
+        return text
+    except (OSError, ValueError):
+        warn_once(f'{note} names no file and is passed over.')
+        return None
+    return text or None
 
 
 def _is_remote(name: str | None) -> bool:
     """Whether mmengine reads it itself: by its address, or a folder."""
-    return name is not None and ('://' in name or Path(name).is_dir())
+    if name is None:
+        return False
+    try:
+        return '://' in name or Path(name).is_dir()
+    except (OSError, ValueError):  # a name too long, or with a null
+        return False
 
 
 def _candidates(work_dir: Path, recorded: str | None) -> Iterator[Path]:
@@ -95,7 +234,7 @@ def _latest(
             trouble.append(str(error))
             continue
         for sentence in trouble:
-            _warn(f'{sentence} Going on from {path} instead.')
+            warn_once(f'{sentence} Going on from {path} instead.')
         return str(path), content
     if trouble:
         raise UserError(
@@ -103,9 +242,3 @@ def _latest(
             f'name one, --resume FILE, or leave out --resume to start afresh.'
         )
     return None
-
-
-def _warn(sentence: str) -> None:
-    """Says it once, whatever the number of processes."""
-    if os.environ.get('RANK', '0') == '0':
-        print(f'warning: {sentence}', file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
+from .data_files import datasets_of
 
 # How each package merges what it predicts for the augmented pictures.
 DEFAULT_TTA_MODELS: dict[str, dict[str, Any]] = {
@@ -19,18 +20,18 @@ DEFAULT_TTA_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _innermost(dataset: Any) -> Any:
-    """The data set inside wrappers such as RepeatDataset."""
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
+def _innermost(cfg: Config) -> list[Any]:
+    """The test data sets inside wrappers such as ConcatDataset."""
+    return [
+        dataset
+        for _, dataset in datasets_of(cfg, 'test')
+        if 'dataset' not in dataset and 'datasets' not in dataset
+    ]
 
 
-def _flip_pipeline(cfg: Config) -> list[Any]:
+def _flip_pipeline(cfg: Config, dataset: Any) -> list[Any]:
     """The test pipeline, without and with a horizontal flip at its end."""
-    *pipeline, pack = deepcopy(
-        _innermost(cfg.test_dataloader.dataset).pipeline
-    )
+    *pipeline, pack = deepcopy(dataset.pipeline)
     if cfg.default_scope == 'mmdet':
         keys = pack.get('meta_keys') or (
             'img_id',
@@ -61,9 +62,23 @@ def enable_tta(cfg: Config, drawing: bool = False) -> None:
         )
     if cfg.default_scope == 'mmdet':
         from . import instance_tta  # noqa: F401, registers InstanceTTAModel
-    if 'tta_pipeline' not in cfg:
-        cfg.tta_pipeline = _flip_pipeline(cfg)
-    if 'tta_model' not in cfg:
+    datasets = _innermost(cfg)
+    own = cfg.get('tta_pipeline')
+    if cfg.get('tta_model') is None:
+        if cfg.default_scope not in DEFAULT_TTA_MODELS:
+            raise UserError(
+                f'Test-time augmentation of {cfg.default_scope} needs a '
+                f'tta_model in the config, and {cfg.filename} has none; add '
+                f'one, or leave out --tta.'
+            )
         cfg.tta_model = DEFAULT_TTA_MODELS[cfg.default_scope]
-    _innermost(cfg.test_dataloader.dataset).pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        if own is None and not dataset.get('pipeline'):
+            raise UserError(
+                f'--tta changes the pipeline of the test data, and '
+                f'{cfg.filename} has none; add tta_pipeline.'
+            )
+        dataset['pipeline'] = own or _flip_pipeline(cfg, dataset)
+    if own is None and datasets:
+        cfg.tta_pipeline = datasets[0]['pipeline']
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

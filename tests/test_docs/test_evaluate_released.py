@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from mmdat.checkpoints.fitting import Misfit, load_and_compare
-from mmdat.checkpoints.identify import identify
+from mmdat.engine.identify import identify
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'evaluate_released.md').read_text()

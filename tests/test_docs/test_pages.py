@@ -3,6 +3,7 @@
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmdat  # noqa: F401
+from mmdat.datasets.digits import DigitsOptions
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md']
 PAGES += sorted((ROOT / 'docs').glob('*.md'))
+PAGES += sorted((ROOT / 'projects').glob('*/README.md'))
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
 
 
@@ -32,7 +35,9 @@ def anchors(page):
     }
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    'page', PAGES, ids=lambda p: f'{p.parent.name}-{p.stem}'
+)
 def test_links_lead_somewhere(page):
     text = FENCE.sub('', page.read_text())
     links = re.findall(r'\]\(([^)\s]+)\)', text)
@@ -52,18 +57,21 @@ def commands():
             for line in block.replace('\\\n', ' ').splitlines():
                 words = shlex.split(line.removeprefix('$ '), comments=True)
                 for i, word in enumerate(words):
-                    if re.match(r'(tools|demo)/.*\.(py|sh)$', word):
+                    if re.match(r'(tools|demo|projects)/.*\.(py|sh)$', word):
                         yield page.name, word, words[i + 1 :]
 
 
 def options_of(script):
+    if script == 'tools/dev/gpu_check.sh':
+        script = 'tools/dev/gpu_check/run.py'
     if script.endswith('.sh'):
         script = 'tools/' + script.split('_')[-1].replace('.sh', '.py')
     source = (ROOT / script).read_text()
     if 'common_parser' in source:
         source += (ROOT / 'mmdat/engine/arguments.py').read_text()
     if script == 'tools/make_digits.py':
-        return {'--out', '--train', '--val', '--size', '--crops', '--seed'}
+        names = [f.name.replace('_', '-') for f in fields(DigitsOptions)]
+        return {'--out', *(f'--{name}' for name in names)}
     return set(re.findall(r"'(--[\w-]+)'", source))
 
 
@@ -142,3 +150,15 @@ def test_fine_tuning_snippets_build():
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     rates = {group['lr'] for group in wrapper.optimizer.param_groups}
     assert len(rates) > 20 and max(rates) == cfg.optim_wrapper.optimizer.lr
+
+
+def test_the_walk_names_each_file_once():
+    page = ROOT / 'docs/how_dat_works.md'
+    walk = page.read_text().split('## A walk from image to map')[1]
+    package = ROOT / 'mmdat'
+    files = [*package.glob('models/**/*.py'), *package.glob('ops/*.py')]
+    wanted = {f for f in files if f.name != '__init__.py'}
+    named = re.findall(r'\[([\w/]+\.py)\]\(\.\./mmdat/\1\)', walk)
+    assert sorted(named) == sorted(
+        f.relative_to(package).as_posix() for f in wanted
+    )

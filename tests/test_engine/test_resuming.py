@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdat.engine.resuming import set_resume
+from mmdat.engine.resuming import check_resumable, set_resume
 from mmdat.utils.errors import UserError
 
 
@@ -153,3 +153,63 @@ def test_the_seed_goes_on(resume, given, used, work):
     assert cfg.randomness.get('deterministic') == given.get(
         'randomness', {}
     ).get('deterministic')
+
+
+WHOLE = dict(
+    state_dict={},
+    meta=dict(epoch=2, iter=8, seed=3),
+    message_hub={},
+    optimizer=dict(
+        state={},
+        param_groups=[dict(lr=1, betas=(0.9, 0.99), eps=1, params=[])],
+    ),
+)
+STRANGE = {
+    'weights': (dict(meta=None, message_hub=None), 'holds no meta'),
+    'meta list': (dict(meta=[1]), 'meta by name, but a list'),
+    'meta text': (dict(meta='x'), 'meta by name, but a str'),
+    'no epoch': (dict(meta=dict(iter=1)), 'no meta.epoch'),
+    'epoch text': (dict(meta=dict(epoch='a', iter=1)), "meta.epoch='a'"),
+    'seed text': (dict(meta=dict(epoch=1, iter=1, seed='x')), "seed='x'"),
+    'no hub': (dict(message_hub=None), 'holds no message_hub'),
+    'optimiser list': (dict(optimizer=[1]), 'in .* it is a list'),
+}
+
+
+def resumable(content, folder, kind='AdamW', **settings):
+    path = folder / 'x.pth'
+    torch.save({k: v for k, v in content.items() if v is not None}, path)
+    cfg = Config(
+        dict(
+            work_dir=str(folder),
+            optim_wrapper=dict(optimizer=dict(type=kind, lr=1, **settings)),
+        )
+    )
+    check_resumable(cfg, set_resume(cfg, str(path)))
+
+
+@pytest.mark.parametrize('kind', STRANGE)
+def test_what_is_no_state_of_a_training(kind, tmp_path):
+    changes, words = STRANGE[kind]
+    with pytest.raises(UserError, match=words) as caught:
+        resumable({**WHOLE, **changes}, tmp_path)
+    assert f'load_from={tmp_path}/x.pth' in str(caught.value)
+
+
+def test_another_optimiser(tmp_path, capsys):
+    with pytest.raises(UserError, match='lacks .*momentum'):
+        resumable(WHOLE, tmp_path, 'SGD', momentum=0.9)
+    whole = torch.optim.AdamW([torch.zeros(1)], lr=1).state_dict()
+    resumable({**WHOLE, 'optimizer': whole}, tmp_path)
+    assert capsys.readouterr().err == ''
+    resumable({**WHOLE, 'optimizer': None}, tmp_path)
+    assert 'starts afresh' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'content', [b'\x80\xff\x00', b'x' * 5000, b'a\0b', b'y' * 300 + b'.pth']
+)
+def test_a_note_that_names_no_file(content, work, capsys):
+    (work / 'last_checkpoint').write_bytes(content)
+    assert resumed(work).load_from == f'{work}/epoch_3.pth'
+    assert 'last_checkpoint names no file' in capsys.readouterr().err

@@ -12,7 +12,12 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from mmdat.engine.configuration import load_config
-from mmdat.engine.inference import check_picture, choose_device, look
+from mmdat.engine.inference import (
+    check_picture,
+    choose_device,
+    find_pictures,
+    look,
+)
 from mmdat.utils.errors import UserError
 
 from .conftest import ROOT, run
@@ -87,9 +92,17 @@ def test_says_and_draws_what_it_sees(name, picture, weights):
     assert numbers == sorted(numbers, reverse=True)
     with Image.open(picture) as original:
         if name == 'classifier':
-            # drawn larger, for the letters
-            assert sight.drawing.shape == (320, 426, 3)
-            original = original.resize((426, 320))
+            # drawn larger, for the letters, with five lines below
+            assert len(sight.lines) == 5
+            height, width, _ = sight.drawing.shape
+            assert width == 320 and height > 240 + 5 * 12
+            below = sight.drawing[240:].min(axis=(1, 2)) < 128
+            starts = np.flatnonzero(np.diff(below.astype(int)) == 1)
+            assert len(starts) == 5
+            # and no letter at the edge, where it would be cut
+            assert sight.drawing[240:, -8:].min() == 255
+            assert sight.drawing[-1].min() == 255
+            original = original.resize((width, height))
         assert (sight.drawing != np.asarray(original)).any()
     if name == 'upernet':
         assert sum(numbers) > 95
@@ -223,3 +236,18 @@ def test_a_config_without_a_package_of_its_own(picture, weights):
     cfg.default_scope = 'mmengine'
     with pytest.raises(UserError, match='out of mmdet, mmseg, mmpretrain'):
         look(cfg, str(weights / 'classifier.pth'), str(picture))
+
+
+def test_folders_and_patterns_stand_for_their_pictures(tmp_path):
+    for name in ('b.JPG', 'a.png', 'c.txt'):
+        (tmp_path / name).write_bytes(b'')
+    both = [f'{tmp_path}/a.png', f'{tmp_path}/b.JPG']
+    assert find_pictures(str(tmp_path)) == both
+    assert find_pictures(f'{tmp_path}/*.png') == both[:1]
+    assert find_pictures('nothing.jpg') == ['nothing.jpg']
+    (tmp_path / '[1].png').write_bytes(b'')
+    assert find_pictures(f'{tmp_path}/[1].png') == [f'{tmp_path}/[1].png']
+    for name in (f'{tmp_path}/*.gif', str(tmp_path.parent / 'empty')):
+        (tmp_path.parent / 'empty').mkdir(exist_ok=True)
+        with pytest.raises(UserError, match='no pictures|No picture'):
+            find_pictures(name)

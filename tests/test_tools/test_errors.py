@@ -120,6 +120,12 @@ def test_missing_or_wrong_checkpoint(content, message, tmp_path):
     assert 'model.backbone.init_cfg' in said and message in said
 
 
+def test_a_missing_file_to_start_from(tmp_path):
+    path = tmp_path / 'x.pth'
+    said = sentence(tool('train.py', DIGITS, '--pretrained', path, ok=False))
+    assert said.startswith('train: model.backbone.init_cfg: There is no')
+
+
 def test_malicious_checkpoint(tmp_path):
     evil = tmp_path / 'evil.pth'
     mark = malice.save(evil, state_dict={})

@@ -110,3 +110,40 @@ def test_slurm_processes_find_each_other(digits, tmp_path):
     )
     assert 'GPU number: 2' in said and 'accuracy/top1' in said
     assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
+
+
+def tree(folder):
+    """The launchers in a tree whose .venv has a Python with torch."""
+    (folder / 'tools').mkdir()
+    for path in (ROOT / 'tools').glob('*.sh'):
+        (folder / 'tools' / path.name).symlink_to(path)
+        # The tree is where the file is called from, not what a link names.
+    (folder / '.venv' / 'bin').mkdir(parents=True)
+    (folder / 'bin').mkdir()
+    script(
+        folder / '.venv/bin/python',
+        '#!/bin/bash\n[ "$1" = - ] && exit 0\necho "of the tree $@"\n',
+    )
+    return folder
+
+
+def test_the_python_of_the_tree_is_taken_where_the_shells_has_no_torch(
+    tmp_path,
+):
+    root = tree(tmp_path)
+    script(root / 'bin/python', '#!/bin/bash\nexit 1\n')
+    env = dict(PATH=f'{root}/bin:/usr/bin:/bin', PYTHON='')
+    said = run(root / 'tools/dist_train.sh', 'c.py', 8, env=env)
+    assert f'has no torch, so {root}/.venv/bin/python is used' in said
+    assert f'source {root}/.venv/bin/activate' in said
+    assert 'of the tree' in said and '--nproc_per_node 8' in said
+    script(
+        root / 'bin/python',
+        '#!/bin/bash\n[ "$1" = - ] && exit 0\necho "of the shell $@"\n',
+    )
+    said = run(root / 'tools/dist_train.sh', 'c.py', 8, env=env)
+    assert 'of the shell' in said and 'is used' not in said
+    script(root / 'bin/python', '#!/bin/bash\nexit 1\n')
+    script(root / '.venv/bin/python', '#!/bin/bash\nexit 1\n')
+    said = run(root / 'tools/dist_train.sh', 'c.py', 8, env=env, ok=False)
+    assert 'run make setup, or set PYTHON' in said

@@ -47,7 +47,11 @@ def test_all_locked_packages_have_one_that_is_allowed(licences):
     table = licences.rows(licences.locked())
     bad = [row for row in table if row[3] in ('unknown', 'not allowed')]
     assert not bad
-    assert sum(row[3] != 'not installed' for row in table) >= 60, table
+    there = {row[0]: row[1] for row in table if row[3] != 'not installed'}
+    lock = licences.LOCK.read_text()
+    if f'\ntorch=={there["torch"].partition("+")[0]}\n' not in lock:
+        pytest.skip('the packages that are installed are not the locked ones')
+    assert len(there) >= 60, table
 
 
 @pytest.mark.parametrize(

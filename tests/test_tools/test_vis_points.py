@@ -118,9 +118,9 @@ def test_pictures_of_every_task(folder):
         draw('cls', 'grid_query', '--grid', '--query', 30, 20, '--average'),
     ]
     said = together(folder, *commands)
-    assert said[0] == f'Points of 1 block(s) are in {out / "det_points.png"}'
+    assert said[0] == f'Points of 1 block are in {out / "det_points.png"}'
     assert said[5] == (
-        f'Attention of 3 block(s) are in {out / "cls_grid_query.png"}'
+        f'Attention of 3 blocks is in {out / "cls_grid_query.png"}'
     )
     drawn = [cv2.imread(str(path)) for path in sorted(out.glob('*.png'))]
     assert len(drawn) == len(commands)
@@ -196,6 +196,11 @@ def test_what_is_wrong_is_said_in_one_sentence(folder):
         (*draw, '--query', 3, 2, '--group', 0): 'choose by --head',
         (*draw, '--grid', '--block', 0): 'leave out --block',
         (*draw, '--out', 'x.xyz'): '--out must end in one of',
+        move: 'A movie needs checkpoints, and none were named',
+        ('explore.py', image, config, '--out', 'x.pdf'): 'must end in .html',
+        ('explore.py', image, config, '--stage', 0): 'stage 0 has no def',
+        ('grad_cam.py', image, config, '--out', 'x'): 'must end in one of',
+        ('grad_cam.py', image, config, '--target', 'x'): 'no class x',
         ('vis_points.py', 'none.jpg', config): 'There is no image none.jpg',
         ('vis_points.py', image, 'none.py'): 'There is no config none.py',
         (*draw, 'none.pth'): 'There is no checkpoint none.pth',

@@ -9,7 +9,7 @@ import argparse
 
 from rich.console import Console
 
-from mmdat.checkpoints.converting import Conversion, convert
+from mmdat.engine.converting import Conversion, convert
 from mmdat.utils.errors import one_sentence_errors
 
 

@@ -1,18 +1,23 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Checkpoints that are whole or not there, whenever a training dies."""
 
+import fcntl
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ...registry import HOOKS
-from ...utils.errors import UserError
+from ...utils.errors import UserError, UserFileError
+from ..work_dir import alive
 
 # The name of the backend in mmengine's table.
 _BACKEND = 'mmdat.whole_files'
@@ -22,9 +27,10 @@ _PART = '.part'
 class WholeFilesBackend(LocalBackend):
     """Local files that get their name when all of them is on the disk.
 
-    Until then a file is called ``<name>.part``. It is removed if it cannot be
-    finished; one that a killed process left is overwritten by the next
-    attempt.
+    Until then a file is called ``<name>.part``, or, where another process is
+    writing that, ``<name>.<machine>.<process>.part``. It is removed if it
+    cannot be finished; one that a killed process left is overwritten by the
+    next attempt, or removed by the next training.
     """
 
     def __init__(self) -> None:
@@ -42,17 +48,19 @@ class WholeFilesBackend(LocalBackend):
                 reason. A file that had the name before is as it was.
         """
         path = Path(filepath)
-        part = path.with_name(path.name + _PART)
+        part = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open('wb') as file:
+            part, opened = _open_part(path)
+            with opened as file:
                 file.write(obj)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+                part.replace(path)  # while it is locked
         except BaseException as error:
-            with suppress(OSError):
-                part.unlink()
+            if part is not None:
+                with suppress(OSError):
+                    part.unlink()
             if isinstance(error, OSError):
                 raise _not_written(path, error) from error
             raise
@@ -81,9 +89,41 @@ class WholeFilesBackend(LocalBackend):
                 self.remove(path)
 
 
-def _not_written(path: Path, error: OSError) -> UserError:
+def _machine() -> str:
+    """The name of this machine, as part of the name of a file."""
+    return re.sub(r'\W', '_', socket.gethostname())[:40]
+
+
+def _open_part(path: Path) -> tuple[Path, BinaryIO]:
+    """Opens a file to write, by a name that no other process writes to."""
+    part = path.with_name(path.name + _PART)
+    file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, 0o666), 'wb')
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its owner may have given it its name before it let go of it.
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
+            with suppress(OSError):  # of something that has no length
+                file.truncate(0)
+            return part, file
+    except OSError:  # locked, or no locks here
+        pass
+    file.close()
+    own = path.with_name(f'{path.name}.{_machine()}.{os.getpid()}{_PART}')
+    return own, own.open('wb')
+
+
+def _remove_parts(folder: Path) -> None:
+    """Removes what killed processes of this machine have left."""
+    for part in folder.glob(f'*.{_machine()}.*{_PART}'):
+        process = part.name.split('.')[-2]
+        if process.isdigit() and not alive(int(process)):
+            with suppress(OSError):
+                part.unlink()
+
+
+def _not_written(path: Path, error: OSError) -> UserFileError:
     reason = error.strerror or type(error).__name__
-    return UserError(
+    return UserFileError(
         f'{path} could not be written ({reason}) and training ended; earlier '
         f'checkpoints are as they were, so make room or set another '
         f'--work-dir, and go on with --resume.'
@@ -103,11 +143,20 @@ class AtomicCheckpointHook(CheckpointHook):
     and what is outdated goes when its successor is on the disk, for which
     there must be room for one checkpoint more.
 
+    A training that was resumed from the work dir of another leaves the best
+    checkpoint of that one alone, which mmengine's hook would remove.
+
+    A metric that ``save_best`` names and that an evaluation does not give is
+    passed over with a warning, where mmengine's hook would end the training
+    after its first epoch.
+
     Folders that are not local are left to their own backend.
 
     Args:
         **kwargs: As in :class:`mmengine.hooks.CheckpointHook`.
     """
+
+    _told = False  # that a metric is missing
 
     def before_train(self, runner: Runner) -> None:
         """Chooses how files are written."""
@@ -118,6 +167,8 @@ class AtomicCheckpointHook(CheckpointHook):
             and type(get_file_backend(folder)) is LocalBackend
         ):
             self.backend_args = dict(backend=_BACKEND)
+            if is_main_process():
+                _remove_parts(Path(folder))
         super().before_train(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -132,8 +183,29 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Saves the best so far."""
+        missing = self._missing(metrics)
+        if missing:
+            if not self._told:
+                runner.logger.warning(
+                    f'save_best names {", ".join(missing)}, which the '
+                    f'evaluation does not give (it gives '
+                    f'{", ".join(metrics)}), so no best checkpoint is kept by '
+                    f'it; set default_hooks.checkpoint.save_best.'
+                )
+            self._told = True
+            metrics = {**metrics, **dict.fromkeys(missing)}
         with self._keeping_the_last():
             super().after_val_epoch(runner, metrics)
+
+    def _missing(self, metrics: dict) -> list[str]:
+        """What `save_best` names and an evaluation does not give."""
+        if not metrics or not self.save_best:
+            return []
+        return [
+            name
+            for name in self.key_indicators
+            if name not in metrics and name != 'auto'
+        ]
 
     @contextmanager
     def _keeping_the_last(self) -> Iterator[None]:
@@ -149,6 +221,14 @@ class AtomicCheckpointHook(CheckpointHook):
                 current.update(
                     getattr(self, 'best_ckpt_path_dict', {}).values()
                 )
-                outdated[:] = [p for p in outdated if p not in current]
+                own = Path(self.out_dir).resolve()
+                outdated[:] = [
+                    path
+                    for path in outdated
+                    if path not in current
+                    and Path(path).resolve().parent == own
+                ]
+        except UserError:
+            raise
         except OSError as error:  # of the file `last_checkpoint`
             raise _not_written(Path(error.filename or ''), error) from error

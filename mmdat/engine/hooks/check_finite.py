@@ -8,7 +8,9 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import Tensor
 
 from ...registry import HOOKS
 from ...utils.errors import UserError
@@ -19,9 +21,11 @@ class CheckFiniteHook(Hook):
     """Ends a training when its loss or its weights become infinite or NaN.
 
     The loss is looked at in every iteration (mmengine reads it in each one
-    anyway), the weights whenever they are about to be saved. So a gradient
-    that is NaN while the loss is not is noticed one iteration later, and no
-    checkpoint holds such weights.
+    anyway), what training changes whenever it is about to be saved: the
+    parameters that are trained, and buffers, which must not become NaN.
+    Infinity in a buffer may be meant, as in masks of attention and in
+    observers that were never fed. So a gradient that is NaN while the loss is
+    not is noticed one iteration later, and no checkpoint holds such weights.
 
     Args:
         patience: How many losses in a row may be bad under loss scaling,
@@ -34,6 +38,15 @@ class CheckFiniteHook(Hook):
     def __init__(self, patience: int = 20) -> None:
         self.patience = patience
         self._bad = 0
+        self._nan_from_the_start: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Notes which buffers are NaN already."""
+        self._nan_from_the_start = {
+            name
+            for name, buffer in _unwrapped(runner).named_buffers()
+            if buffer.is_floating_point() and buffer.isnan().any()
+        }
 
     def after_train_iter(
         self,
@@ -74,19 +87,31 @@ class CheckFiniteHook(Hook):
             UserError: One is not finite.
         """
         number = checkpoint['meta']['iter']
+        model = _unwrapped(runner)
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        buffers = {name for name, _ in model.named_buffers()}
         for name, value in checkpoint['state_dict'].items():
-            if value.is_floating_point() and not value.isfinite().all():
-                self._stop(
-                    runner,
-                    f'{name} has infinite or NaN values after iteration '
-                    f'{number}',
-                )
+            if not isinstance(value, Tensor) or not (
+                value.is_floating_point() or value.is_complex()
+            ):
+                continue
+            if name in trained and not value.isfinite().all():
+                what = 'infinite or NaN values'
+            elif (
+                name in buffers - self._nan_from_the_start
+                and value.isnan().any()
+            ):
+                what = 'NaN values'
+            else:
+                continue
+            self._stop(runner, f'{name} has {what} after iteration {number}')
 
     def _stop(self, runner: Runner, what: str) -> None:
         note = Path(runner.work_dir) / 'last_checkpoint'
         last = 'no checkpoint was saved before'
         if note.is_file():
-            last = f'the last checkpoint is {note.read_text().strip()}'
+            text = note.read_text(errors='replace').strip()
+            last = f'the last checkpoint is {text:.200}'
         error = UserError(
             f'Training diverged: {what}. Lower the learning rate, warm up for '
             f'longer, or add optim_wrapper.clip_grad=dict(max_norm=1); {last}.'
@@ -94,3 +119,9 @@ class CheckFiniteHook(Hook):
         if not is_main_process():  # which alone tells of the errors of all
             runner.logger.error(error)
         raise error
+
+
+def _unwrapped(runner: Runner) -> Any:
+    """The model, whose names are those of a checkpoint."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model

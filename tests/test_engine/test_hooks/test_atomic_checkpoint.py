@@ -127,3 +127,33 @@ def test_a_backend_of_the_user_is_kept(tmp_path):
     hook = run.hooks[-1]
     assert type(hook.file_backend) is LocalBackend
     assert names(tmp_path) == ['epoch_1.pth']
+
+
+def test_a_missing_metric_is_told_and_the_others_count(tmp_path, monkeypatch):
+    told = []
+    settings = dict(interval=1, max_keep_ckpts=1, save_best=['acc', 'mAP'])
+    run = toy.runner(tmp_path, hooks(**settings), validate=True, epochs=2)
+    monkeypatch.setattr(run.logger, 'warning', lambda m, *_: told.append(m))
+    run.train()
+    assert names(tmp_path) == ['best_acc_epoch_2.pth', 'epoch_2.pth']
+    told = [message for message in told if 'save_best' in message]
+    assert len(told) == 1 and 'names mAP' in told[0]
+    assert '(it gives acc)' in told[0]
+
+
+def test_the_best_of_another_work_dir_stays(tmp_path):
+    """Resumed from there, a training finds a better one of its own."""
+    settings = dict(interval=1, max_keep_ckpts=1, save_best='acc')
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    toy.runner(first, hooks(**settings), validate=True, epochs=2).train()
+    run = toy.runner(
+        second,
+        hooks(**settings),
+        validate=True,
+        epochs=5,
+        load_from=str(first / 'epoch_2.pth'),
+        resume=True,
+    )
+    run.train()
+    assert names(first) == ['best_acc_epoch_2.pth', 'epoch_2.pth']
+    assert names(second) == ['best_acc_epoch_5.pth', 'epoch_5.pth']

@@ -104,3 +104,54 @@ def test_every_process_may_speak(monkeypatch, capfd):
     with pytest.raises(UserError):
         hook.after_train_iter(runner, 0, outputs=outputs(float('inf')))
     assert 'loss=inf' in str(said[0])
+
+
+def save(model, folder):
+    """What the hook says when a checkpoint of this model is saved."""
+    hook = CheckFiniteHook()
+    runner = stub(scaler=None)
+    runner.model, runner.work_dir = model, str(folder)
+    hook.before_train(runner)
+    model(torch.ones(2, 3))
+    content = dict(meta=dict(iter=1), state_dict=model.state_dict())
+    hook.before_save_checkpoint(runner, content)
+
+
+class Layers(torch.nn.Module):
+    """A parameter that is trained, one that is not, and buffers."""
+
+    def __init__(self, **changes):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+        self.frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+        self.register_buffer('mask', torch.full((3,), float('-inf')))
+        self.register_buffer('mean', torch.zeros(3))
+        self.register_buffer('never', torch.full((3,), float('nan')))
+        self.changes = changes
+
+    def forward(self, x):
+        for name, value in self.changes.items():
+            getattr(self, name).data.fill_(value)
+        return x
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [{}, dict(mean=float('inf')), dict(frozen=float('nan'))],
+    ids=str,
+)
+def test_what_is_not_trained_may_be_infinite(changes, tmp_path):
+    save(Layers(**changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        (dict(weight=float('inf')), 'weight has infinite or NaN values'),
+        (dict(mean=float('nan')), 'mean has NaN values'),
+        (dict(mask=float('nan')), 'mask has NaN values'),
+    ],
+)
+def test_what_training_changes_may_not(changes, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        save(Layers(**changes), tmp_path)

@@ -1,11 +1,13 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import toy
+from test_engine.test_distributed import join, spawn_two
 
 from mmdat.checkpoints.loading import load_checkpoint_file, safe_loading
 from mmdat.engine.hooks import IterSeedHook
@@ -26,7 +28,7 @@ def test_numbers_depend_on_seed_iteration_and_moment_only():
     hook, seen = IterSeedHook(), []
     for seed in (0, 1):
         for number in (0, 1):
-            runner = SimpleNamespace(seed=seed, iter=number)
+            runner = SimpleNamespace(seed=seed, iter=number, train_loop=None)
             hook.before_train_epoch(runner)
             loading = draw()
             hook.before_train_iter(runner, batch_idx=0)
@@ -37,6 +39,62 @@ def test_numbers_depend_on_seed_iteration_and_moment_only():
             hook.before_train_iter(runner, batch_idx=0)
             assert draw() == seen[-1]
     assert len({number for numbers in seen for number in numbers}) == 24
+
+
+def train(rank, port, folder):
+    """One of two processes, broken after an epoch and resumed."""
+    import mmengine.hooks
+    from mmengine.config import Config
+
+    from mmdat.engine.distributed import prepare_launch
+
+    class Draw(mmengine.hooks.Hook):
+        priority = 'LOWEST'
+
+        def after_train_iter(self, runner, **_):
+            seen.append((runner.iter, epoch[-1]))
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            epoch.append([draw(), data_batch['x'].tolist()])
+
+    join(rank, port)
+    launch = Config()
+    prepare_launch(launch, 'pytorch')
+    found = {}
+    for name, lengths in (('whole', [3]), ('broken', [1, 3])):
+        seen, epoch = [], []
+        for epochs in lengths:
+            run = toy.runner(
+                Path(folder) / name,
+                SEEDED,
+                epochs=epochs,
+                cfg=launch,
+                launcher='pytorch',
+                randomness=dict(seed=5, diff_rank_seed=True),
+                custom_hooks=[Draw()],
+                resume=epochs == 3 and name == 'broken',
+            )
+            assert run.seed == 5 + rank
+            run.train()
+        found[name] = seen
+    torch.save(found, f'{folder}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_draw_different_numbers_and_repeat_them(tmp_path):
+    """Also after a break, and so do the pictures that each is given."""
+    spawn_two(train, tmp_path)
+    one, other = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
+    for found in (one, other):
+        assert len(found['whole']) == 6
+        assert found['whole'] == found['broken']
+    for (_, (drawn, data)), (_, (others, rest)) in zip(
+        one['whole'], other['whole'], strict=True
+    ):
+        assert not set(drawn) & set(others)
+        values = [int(row[0]) for row in data + rest]
+        assert len(set(values)) == 4  # no picture twice
+        assert not {row[0] % 1 for row in data} & {r[0] % 1 for r in rest}
 
 
 def losses(checkpoint):

@@ -1,0 +1,146 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""The data of a config against its model, before the first iteration.
+
+Whatever ends a training after an hour, or lets it learn something else than
+is meant, is said in a sentence here. Files of the layouts that MMDetection's
+``CocoDataset``, MMSegmentation's ``BaseSegDataset`` and MMPretrain's
+``CustomDataset`` read are looked into; what is laid out otherwise is left to
+its data set.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from mmengine.config import Config
+
+from ..data_files import datasets_of
+from . import classification, detection, segmentation
+from .channels import check_channels
+from .heads import check_heads, most_of_heads
+from .parts import Part, name_of, parts_of
+from .report import Report
+from .schedule import check_warm_up
+
+__all__ = ['check_data_and_model']
+
+
+def check_data_and_model(
+    cfg: Config,
+    splits: tuple[str, ...],
+    channels: Sequence[int] | None = None,
+    processes: int = 1,
+) -> list[str]:
+    """Compares data sets, evaluators and model of a config.
+
+    Args:
+        cfg: The config.
+        splits: Which data is needed, out of ``'train'``, ``'val'``,
+            ``'test'``.
+        channels: Of the maps that the backbone puts out, if known.
+        processes: Of the run.
+
+    Returns:
+        Warnings, for what a run can do with.
+
+    Raises:
+        UserError: With one sentence for each thing that a run must not start
+            with.
+    """
+    report = Report()
+    if channels is not None:
+        with _leaving_alone('model', report):
+            check_channels(cfg, channels, report)
+    lengths: dict[str, int | None] = {}
+    parts: list[Part] = []
+    numbers: dict[int, list[str]] = {}
+    for split in splits:
+        own = parts_of(cfg, split)
+        for part in own:
+            with _leaving_alone(part.place, report):
+                lengths[part.place] = _check_part(cfg, part, report)
+                number = _classes(part)
+                if number:
+                    numbers.setdefault(number, []).append(part.place)
+        with _leaving_alone(f'{split}_evaluator', report):
+            detection.check_metrics(cfg, split, own, report)
+        parts += own
+    with _leaving_alone('model', report):
+        for number, places in numbers.items():
+            check_heads(cfg, number, ' and '.join(places), report)
+    with _leaving_alone('the order of classes', report):
+        coco = [part for part in parts if part.kind == 'coco']
+        detection.check_order(coco, report)
+        folders = [part for part in parts if part.kind == 'folders']
+        classification.check_same_folders(folders, report)
+    if 'train' in splits:
+        with _leaving_alone('param_scheduler', report):
+            check_warm_up(cfg, _length(cfg, lengths), processes, report)
+    report.raise_errors()
+    return report.warnings
+
+
+@contextmanager
+def _leaving_alone(what: str, report: Report) -> Iterator[None]:
+    """Leaves to the packages what is given in an unknown form."""
+    try:
+        yield
+    except Exception as error:
+        report.warn(
+            f'{what} has a form that is not known to the check of data and '
+            f'model, so that left it out ({type(error).__name__}: {error}).'
+        )
+
+
+def _check_part(cfg: Config, part: Part, report: Report) -> int | None:
+    """Looks at a data set; returns its number of pictures, if known."""
+    if part.kind == 'coco':
+        return detection.check_part(part, report)
+    if part.kind == 'maps':
+        return segmentation.check_part(part, report)
+    if part.kind == 'folders':
+        return classification.check_part(part, report, most_of_heads(cfg))
+    return None
+
+
+def _classes(part: Part) -> int | None:
+    """Number of classes of a data set, None where that is not known."""
+    if part.kind == 'folders':
+        return classification.number_of_classes(part)
+    return len(part.classes) if _plain(part) else None
+
+
+def _plain(part: Part) -> bool:
+    """Whether its classes are those that heads count."""
+    metainfo = getattr(part.type, 'METAINFO', {})
+    # Panoptic data sets have two kinds, and what reads texts has any.
+    return not (
+        part.classes is None
+        or 'thing_classes' in metainfo
+        or part.option('return_classes', False)
+    )
+
+
+def _length(cfg: Config, lengths: dict[str, int | None]) -> int | None:
+    """Samples of an epoch of training, through wrappers."""
+    total: int | None = 0
+    times: dict[str, int] = {}
+    for place, settings in datasets_of(cfg, 'train'):
+        own = times.get(place.rpartition('.dataset')[0], 1)
+        if '.datasets.' in place:
+            own = times.get(place.rpartition('.datasets.')[0], own)
+        if 'dataset' in settings:
+            if name_of(settings.get('type')) == 'RepeatDataset':
+                own *= int(settings.get('times', 1))
+            elif name_of(settings.get('type')) != 'MultiImageMixDataset':
+                return None
+            times[place] = own
+        elif 'datasets' in settings:
+            if name_of(settings.get('type')) != 'ConcatDataset':
+                return None
+            times[place] = own
+        else:
+            length = lengths.get(place)
+            if length is None:
+                return None
+            total += own * length
+    return total or None

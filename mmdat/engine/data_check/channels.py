@@ -1,0 +1,128 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Channels of a backbone's maps, and what neck and heads expect of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from .parts import name_of
+from .report import Report
+
+# Necks of mmpretrain that pass channels on as they come.
+_POOLING = ('GlobalAveragePooling', 'GeneralizedMeanPooling')
+
+
+def check_channels(
+    cfg: Config, channels: Sequence[int], report: Report
+) -> None:
+    """Compares the first layers after the backbone with its maps.
+
+    Args:
+        cfg: The config, whose ``model`` has the backbone.
+        channels: Channels of the maps that it puts out, finest first.
+        report: Takes what is found.
+    """
+    model = cfg.get('model') or {}
+    neck = model.get('neck')
+    if isinstance(neck, list | tuple) and neck:
+        neck, place = neck[0], 'model.neck.0'
+    else:
+        place = 'model.neck'
+    maps = list(channels)
+    if isinstance(neck, Mapping) and name_of(neck.get('type')) not in _POOLING:
+        wanted = neck.get('in_channels')
+        if isinstance(wanted, list | tuple):
+            if list(wanted) != maps:
+                _tell(f'{place}.in_channels', list(wanted), maps, maps, report)
+        elif isinstance(wanted, int) and wanted not in maps:
+            _tell(f'{place}.in_channels', wanted, maps[-1], maps, report)
+        return
+    for key in ('decode_head', 'auxiliary_head'):
+        heads = model.get(key)
+        several = isinstance(heads, list | tuple)
+        for i, head in enumerate(heads if several else [heads]):
+            place = f'model.{key}.{i}' if several else f'model.{key}'
+            if isinstance(head, Mapping):
+                _check_head(head, place, maps, report)
+    head = model.get('head')
+    if isinstance(head, Mapping) and neck is not None:
+        wanted = head.get('in_channels')
+        if isinstance(wanted, int) and wanted != maps[-1]:
+            _tell('model.head.in_channels', wanted, maps[-1], maps, report)
+
+
+def _check_head(
+    head: Mapping[str, Any], place: str, maps: list[int], report: Report
+) -> None:
+    """A head of mmseg, which picks maps by ``in_index``."""
+    wanted = head.get('in_channels')
+    index = head.get('in_index', -1)
+    several = isinstance(index, list | tuple)
+    indices = list(index) if several else [index]
+    if not all(type(i) is int for i in indices):
+        return
+    beyond = [i for i in indices if not -len(maps) <= i < len(maps)]
+    if beyond:
+        report.error(
+            f'A head must ask for maps that there are; {place}.in_index asks '
+            f'for number {beyond[0]}, and the backbone puts out {len(maps)}, '
+            f'with {maps} channels; see out_indices.'
+        )
+        return
+    if isinstance(wanted, int) and not several:
+        if wanted != maps[index]:
+            _tell(f'{place}.in_channels', wanted, maps[index], maps, report)
+    elif isinstance(wanted, list | tuple):
+        there = [maps[i] for i in indices] if several else maps
+        if (
+            list(wanted) != there
+            and 'in_index' in head
+            or (len(wanted) == len(maps) and list(wanted) != maps)
+        ):
+            _tell(f'{place}.in_channels', list(wanted), there, maps, report)
+
+
+def _tell(
+    place: str, found: Any, wanted: Any, maps: list[int], report: Report
+) -> None:
+    report.error(
+        f'in_channels must be those of the maps of the backbone, which puts '
+        f'out {maps}; {place} is {found}, so set it to {wanted}.'
+    )
+
+
+def unused_maps(cfg: Config, number: int) -> list[int]:
+    """Numbers of maps that nothing behind the backbone reads.
+
+    Only where that is sure: with a feature pyramid that starts at a later
+    level, with heads of mmseg on the maps themselves, and with a pooled
+    classifier, whose head reads the last map.
+    """
+    model = cfg.get('model') or {}
+    neck = model.get('neck')
+    if isinstance(neck, list | tuple):
+        neck = neck[0] if neck else None
+    if isinstance(neck, Mapping):
+        if name_of(neck.get('type')) in _POOLING:
+            return list(range(number - 1))
+        start = neck.get('start_level', 0)
+        return list(range(min(start, number))) if type(start) is int else []
+    if model.get('decode_head') is None:
+        return []
+    read: set[int] = set()
+    for key in ('decode_head', 'auxiliary_head'):
+        heads = model.get(key)
+        for head in heads if isinstance(heads, list | tuple) else [heads]:
+            if head is None:
+                continue
+            if not isinstance(head, Mapping) or 'in_channels' not in head:
+                return []
+            index = head.get('in_index', -1)
+            if isinstance(head['in_channels'], list | tuple):
+                index = head.get('in_index', list(range(number)))
+            for i in index if isinstance(index, list | tuple) else [index]:
+                if type(i) is not int or not -number <= i < number:
+                    return []
+                read.add(i % number)
+    return [i for i in range(number) if i not in read]

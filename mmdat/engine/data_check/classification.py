@@ -1,0 +1,217 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Folders of classes and lists of labels, as mmpretrain reads them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .parts import Part
+from .report import Report, counted, listed
+
+# Pictures are counted up to here: more are enough for any question.
+_ENOUGH = 20_000
+
+
+def listing_of(part: Part) -> Path | None:
+    """The file of names and labels, also one that ImageNet looks for."""
+    if part.annotations is not None:
+        return part.annotations
+    split = part.settings.get('split')
+    if split and part.type is not None and 'ImageNet' in part.type.__name__:
+        path = part.path(f'meta/{split}.txt')
+        return path if path.is_file() else None
+    return None
+
+
+def folder_of(part: Part) -> Path | None:
+    """Where the pictures lie."""
+    prefix = part.settings.get('data_prefix', '')
+    if isinstance(prefix, Mapping):
+        prefix = prefix.get('img_path', '')
+    split = part.settings.get('split')
+    known = part.type is not None and 'ImageNet' in part.type.__name__
+    if not prefix and split and known:
+        prefix = split
+    if not isinstance(prefix, str):
+        return None
+    return part.path(os.path.expanduser(prefix))
+
+
+def folders(part: Part) -> list[str] | None:
+    """Names of the folders that are its classes; None if it has none."""
+    if listing_of(part) is not None or not part.option('with_label', True):
+        return None
+    root = folder_of(part)
+    if root is None or not root.is_dir() or not part.is_local:
+        return None
+    return sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if entry.is_dir()  # hidden ones too, as mmpretrain counts them
+    )
+
+
+def number_of_classes(part: Part) -> int | None:
+    """Of a data set that says it, by names or by folders."""
+    if part.classes is not None:
+        return len(part.classes)
+    found = folders(part)
+    return len(found) if found is not None else None
+
+
+def check_part(part: Part, report: Report, most: int | None) -> int | None:
+    """Looks at a data set; returns its number of pictures, if known.
+
+    Args:
+        part: The data set.
+        report: Takes what is found.
+        most: Number of classes of the head, if known.
+    """
+    if not part.is_local:
+        return None
+    listing = listing_of(part)
+    if listing is not None:
+        return _check_listing(part, listing, report, most)
+    found = folders(part)
+    if found is None:
+        return None
+    root = folder_of(part)
+    if not found:
+        report.error(
+            f'{part.place} needs a folder for each class; {root} has none.'
+        )
+        return 0
+    if part.classes is not None and len(part.classes) != len(found):
+        report.error(
+            f'A folder for each class is needed; {part.place} has '
+            f'{counted(len(part.classes), "class", "classes")}'
+            f'{_whose(part)} and {root} has '
+            f'{counted(len(found), "folder")} ({listed(found)}), so '
+            f'{_advice(part, len(found))}.'
+        )
+    return _count(part, root, found, report)
+
+
+def _whose(part: Part) -> str:
+    own = 'metainfo' in part.settings or 'classes' in part.settings
+    return '' if own else f', those of {part.type.__name__}'
+
+
+def _advice(part: Part, number: int) -> str:
+    own = 'metainfo' in part.settings or 'classes' in part.settings
+    if own:
+        return 'name a class for each folder'
+    return (
+        f"take type='CustomDataset' for data of your own, with a head of "
+        f'num_classes={number}'
+    )
+
+
+def _count(
+    part: Part, root: Path, found: list[str], report: Report
+) -> int | None:
+    """Counts pictures, and tells of folders without any."""
+    endings = tuple(
+        str(ending).lower()
+        for ending in part.option(
+            'extensions',
+            ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif'),
+        )
+    )
+    total, empty = 0, []
+    for name in found:
+        number = 0
+        for _, _, files in os.walk(root / name):
+            number += sum(file.lower().endswith(endings) for file in files)
+            if number and total > _ENOUGH:
+                break
+        total += number
+        if not number:
+            empty.append(name)
+    if not total:
+        report.error(
+            f'A data set needs pictures; {part.place} finds none in the '
+            f'folders of {root} that ends in one of {listed(endings, 9)}.'
+        )
+    elif empty:
+        report.warn(
+            f'{root} has no pictures of {listed(empty)}; the class is never '
+            f'learnt.'
+        )
+    return total if total <= _ENOUGH else None
+
+
+def _check_listing(
+    part: Part, listing: Path, report: Report, most: int | None
+) -> int | None:
+    if not listing.is_file() or not part.option('with_label', True):
+        return None
+    try:
+        lines = listing.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    classes = part.classes
+    limit = most if classes is None else len(classes)
+    for number, line in enumerate(lines, 1):
+        name, _, label = line.strip().rpartition(' ')
+        if not name or not label.lstrip('-').isdigit():
+            report.error(
+                f'Every line of a list must be a file and its label, '
+                f'"cat/1.jpg 0"; line {number} of {listing} is {line!r:.80}.'
+            )
+            break
+        if limit is not None and not 0 <= int(label) < limit:
+            what = 'head' if classes is None else 'data set'
+            report.error(
+                f'Labels must be 0 to {limit - 1}, for the {limit} classes '
+                f'of the {what}; line {number} of {listing} is {line!r:.80}.'
+            )
+            break
+    if not lines:
+        report.error(f'A data set needs pictures; {listing} names none.')
+    else:
+        _check_there(part, lines, listing, report)
+    return len(lines)
+
+
+def _check_there(
+    part: Part, lines: list[str], listing: Path, report: Report
+) -> None:
+    root = folder_of(part)
+    if root is None:
+        return
+    name = lines[0].strip().rpartition(' ')[0]
+    if name and not (root / name).is_file():
+        report.error(
+            f'{listing} names pictures below {part.place}.data_prefix; the '
+            f'first, {root / name}, is not there.'
+        )
+
+
+def check_same_folders(parts: list[Part], report: Report) -> None:
+    """Classes are numbered by folder, so all splits need the same ones."""
+    first: tuple[Any, list[str]] | None = None
+    for part in parts:
+        found = folders(part)
+        if not found:
+            continue
+        if first is None:
+            first = folder_of(part), found
+        elif found != first[1]:
+            extra = sorted(set(found) - set(first[1]))
+            lacking = sorted(set(first[1]) - set(found))
+            what = ' and '.join(
+                f'{word} {listed(names)}'
+                for word, names in (('has', extra), ('lacks', lacking))
+                if names
+            )
+            # With as many, other names may be meant.
+            tell = report.warn
+            if len(found) != len(first[1]):
+                tell = report.error
+            tell(
+                f'Classes are numbered by the names of their folders, so all '
+                f'splits need the same; {folder_of(part)} {what}, compared '
+                f'with {first[0]}.'
+            )

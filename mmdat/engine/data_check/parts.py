@@ -1,0 +1,187 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""The data sets of a config: what they are, what they read, their classes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, Registry
+
+from ..data_files import datasets_of, evaluators_of
+
+# Where the method that reads a data set is defined, for those whose rules
+# are known. What a class of one's own reads otherwise is left to it.
+_READERS = {
+    'mmdet.datasets.coco': 'coco',
+    'mmseg.datasets.basesegdataset': 'maps',
+    'mmpretrain.datasets.custom': 'folders',
+}
+_MAKERS_OF_FOLDERS = (
+    'mmpretrain.datasets.custom',
+    'mmpretrain.datasets.imagenet',
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set of a config, without the wrappers around it.
+
+    Attributes:
+        split: ``'train'``, ``'val'`` or ``'test'``.
+        place: Its place in the config.
+        settings: Its settings.
+        type: Its class, None if that cannot be found.
+        kind: How its files are laid out: ``'coco'``, ``'maps'`` (of
+            labels), ``'folders'`` (of classes), or None for another way.
+    """
+
+    split: str
+    place: str
+    settings: Mapping[str, Any]
+    type: type | None
+    kind: str | None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, None where they are not known."""
+        metainfo = self.settings.get('metainfo') or {}
+        names = metainfo.get('classes')
+        if names is None:
+            names = self.settings.get('classes')
+        if names is None:
+            names = getattr(self.type, 'METAINFO', {}).get('classes')
+        if isinstance(names, str):
+            path = Path(names)
+            if not path.is_file():
+                return None
+            return tuple(path.read_text().splitlines())
+        return None if names is None else tuple(names)
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """A setting, or what the class takes without it."""
+        if name in self.settings:
+            return self.settings[name]
+        return default_of(self.type, name, default)
+
+    def path(self, name: Any) -> Path:
+        """A file or folder of the data set, as mmengine finds it."""
+        return Path(self.settings.get('data_root') or '') / str(name or '')
+
+    def prefix(self, *keys: str) -> Path | None:
+        """The folder that ``data_prefix`` names under one of the keys."""
+        prefix = self.option('data_prefix')
+        if isinstance(prefix, str):
+            return self.path(prefix)
+        for key in keys:
+            if isinstance(prefix, Mapping) and prefix.get(key) is not None:
+                return self.path(prefix[key])
+        return None
+
+    @property
+    def annotations(self) -> Path | None:
+        """The file of annotations, if there is one."""
+        name = self.option('ann_file')
+        return self.path(name) if isinstance(name, str) and name else None
+
+    def transforms(self, name: str) -> list[Mapping[str, Any]]:
+        """Transforms of its pipeline whose type ends with `name`."""
+        return [
+            node
+            for node in _nodes(self.settings.get('pipeline'))
+            if name_of(node.get('type')).endswith(name)
+        ]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its files are read from this machine."""
+        return not any(
+            self.settings.get(name)
+            for name in ('backend_args', 'file_client_args')
+        ) and '://' not in str(self.settings.get('data_root'))
+
+
+def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(node, Mapping):
+        if 'type' in node:
+            yield node
+        for child in node.values():
+            yield from _nodes(child)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _nodes(child)
+
+
+def name_of(kind: Any) -> str:
+    """The name of a type in a config: a name, with or without its package."""
+    if isinstance(kind, type):
+        return kind.__name__
+    return str(kind or '').rpartition('.')[2]
+
+
+def find_type(registry: Registry, kind: Any, scope: str | None) -> Any:
+    """The class behind a type in a config; None if it cannot be found."""
+    if isinstance(kind, type):
+        return kind
+    if not isinstance(kind, str):
+        return None
+    try:
+        with registry.switch_scope_and_registry(scope) as inside:
+            found = inside.get(kind)
+    except Exception:  # a package that is not there, or broken
+        return None
+    return found if isinstance(found, type) else None
+
+
+def default_of(kind: Any, name: str, default: Any = None) -> Any:
+    """What a class takes for an argument that is not given."""
+    for one in getattr(kind, '__mro__', ()):
+        if '__init__' not in vars(one):
+            continue
+        try:
+            found = signature(one.__init__).parameters.get(name)
+        except (TypeError, ValueError):
+            return default
+        if found is not None:
+            given = found.default
+            return default if given is Parameter.empty else given
+    return default
+
+
+def _kind(found: Any) -> str | None:
+    reader = getattr(found, 'load_data_list', None)
+    kind = _READERS.get(getattr(reader, '__module__', ''))
+    if kind == 'coco':
+        parser = getattr(found.parse_data_info, '__module__', '')
+        if _READERS.get(parser) != 'coco':
+            return None
+    if kind == 'folders':
+        # Many set their files in a constructor of their own.
+        maker = getattr(found.__init__, '__module__', '')
+        if maker not in _MAKERS_OF_FOLDERS:
+            return None
+    return kind
+
+
+def parts_of(cfg: Config, split: str) -> list[Part]:
+    """All data sets of a split that are no wrappers of others."""
+    scope = cfg.get('default_scope')
+    parts = []
+    for place, settings in datasets_of(cfg, split):
+        if 'dataset' in settings or 'datasets' in settings:
+            continue
+        scoped = settings.get('_scope_') or scope
+        found = find_type(DATASETS, settings.get('type'), scoped)
+        parts.append(Part(split, place, settings, found, _kind(found)))
+    return parts
+
+
+def metrics_of(cfg: Config, split: str) -> list[Mapping[str, Any]]:
+    """The metrics of a split that are given as settings."""
+    return [
+        metric
+        for metric in evaluators_of(cfg, split)
+        if isinstance(metric, Mapping)
+    ]

@@ -1,0 +1,142 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Sizes of pictures as they will be loaded, read from their headers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .coco_file import CocoFile
+from .parts import Part
+from .report import Report, counted
+
+# Of more pictures, so many are looked at, evenly spread.
+MOST = 4000
+
+_ORIENTATION = 0x0112  # the tag of EXIF
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class Header(NamedTuple):
+    """What a picture says of itself.
+
+    Attributes:
+        size: Width and height in pixels, as stored.
+        orientation: How EXIF wants it turned, 1 for not at all.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+
+def spread(items: Sequence, most: int = MOST) -> Sequence:
+    """So many of them at most, evenly spread, the first and last included."""
+    if len(items) <= most:
+        return items
+    step = (len(items) - 1) / (most - 1)
+    return [items[round(i * step)] for i in range(most)]
+
+
+def header(path: Path) -> Header | None:
+    """Size and orientation of a picture; None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            turned = 1
+            if 'exif' in image.info or image.format in ('TIFF', 'MPO'):
+                turned = image.getexif().get(_ORIENTATION, 1)
+            return Header(image.size, turned)
+    except Exception:  # decoders raise what they like
+        return None
+
+
+def turns(part: Part) -> bool:
+    """Whether the data set turns pictures as their EXIF data say."""
+    loaders = part.transforms('LoadImageFromFile')
+    if not loaders:
+        return False
+    first = loaders[0]
+    if first.get('imdecode_backend', 'cv2') not in ('cv2', 'pillow', None):
+        return False
+    return first.get('color_type', 'color') in ('color', 'grayscale')
+
+
+def loaded_size(found: Header, turned: bool) -> tuple[int, int]:
+    """Width and height after EXIF."""
+    width, height = found.size
+    if turned and found.orientation in _SIDEWAYS:
+        return height, width
+    return width, height
+
+
+def check_coco_pictures(part: Part, file: CocoFile, report: Report) -> None:
+    """Whether pictures are there, and as large as the file says."""
+    folder = part.prefix('img', 'img_path')
+    loaders = part.transforms('LoadImageFromFile')
+    if folder is None or not loaders or not part.is_local:
+        return
+    if '://' in str(folder) or loaders[0].get('backend_args'):
+        return
+    images = [
+        (ident, *image)
+        for ident, image in file.images.items()
+        if isinstance(image[0], str)
+    ]
+    missing: list[tuple[Any, Path]] = []
+    wrong: list[str] = []
+    mirrored: list[Path] = []
+    turned = turns(part)
+    for ident, name, width, height in spread(images):
+        path = folder / name
+        found = header(path)
+        if found is None:
+            if not path.is_file():
+                missing.append((ident, path))
+            continue  # a damaged one is named when it is read
+        size = loaded_size(found, turned)
+        if width and height and size != (width, height):
+            wrong.append(_wrong_size(ident, path, found, size, width, height))
+        elif turned and found.orientation in (2, 3, 4):
+            mirrored.append(path)
+    looked = min(len(images), MOST)
+    if missing:
+        ident, path = missing[0]
+        report.error(
+            f'Pictures of {part.place} are missing: image {ident} of '
+            f'{file.path} was looked for at {path.absolute()}, and '
+            f'{len(missing)} of {looked} are not there; check data_prefix '
+            f'and file_name.'
+        )
+    if wrong:
+        report.error(
+            f'{wrong[0]} ({counted(len(wrong), "picture")} of {looked}.)'
+        )
+    if mirrored:
+        report.warn(
+            f'{counted(len(mirrored), "picture")} of {part.place} will be '
+            f'turned or mirrored by EXIF data and their boxes not, the first '
+            f'{mirrored[0]}; if the boxes are for the pictures as stored, '
+            f"add color_type='color_ignore_orientation' to LoadImageFromFile."
+        )
+
+
+def _wrong_size(
+    ident: Any,
+    path: Path,
+    found: Header,
+    size: tuple[int, int],
+    width: Any,
+    height: Any,
+) -> str:
+    sentence = (
+        f'A picture must be loaded in the size that its boxes are for; image '
+        f'{ident}, {path}, is {width}x{height} in the annotations and '
+        f'{size[0]}x{size[1]} as loaded'
+    )
+    if found.size == (width, height):
+        return (
+            f'{sentence}, as its EXIF data turn it (orientation '
+            f"{found.orientation}); add color_type='color_ignore_orientation' "
+            f'to LoadImageFromFile, or turn picture or boxes.'
+        )
+    return f'{sentence}; write its true width and height, or check its boxes.'

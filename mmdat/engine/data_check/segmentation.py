@@ -1,0 +1,268 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Label maps against the classes, as mmseg will read them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .parts import Part
+from .pictures import header, loaded_size, spread, turns
+from .report import Report, counted, listed
+
+# Of more label maps, so many are looked at, evenly spread.
+MOST = 300
+
+
+def check_part(part: Part, report: Report) -> int | None:
+    """Looks at a data set; returns its number of pictures, if known."""
+    _check_settings(part, report)
+    folder = part.prefix('img_path', 'img')
+    if folder is None or not part.is_local or not folder.is_dir():
+        return None
+    names = _names(part, folder)
+    if names is None:
+        return None
+    if not names:
+        report.error(_nothing_found(part, folder))
+        return 0
+    maps = part.prefix('seg_map_path')
+    loaders = part.transforms('LoadAnnotations')
+    if maps is not None and maps.is_dir() and loaders:
+        _check_maps(part, folder, maps, names, report)
+    return len(names)
+
+
+def _names(part: Part, folder: Path) -> list[str] | None:
+    """Names without suffix, as mmseg lists them."""
+    suffix = part.option('img_suffix', '.jpg')
+    listing = part.annotations
+    if listing is not None and listing.is_file():
+        try:
+            lines = listing.read_text(encoding='utf-8').splitlines()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return [line.strip() for line in lines]
+    if listing is not None and not listing.is_dir():
+        return None
+    if not isinstance(suffix, str):
+        return None
+    return sorted(
+        str(path.relative_to(folder))[: -len(suffix)]
+        for path in folder.rglob('*')
+        if path.name.endswith(suffix)
+        and not path.name.startswith('.')
+        and path.is_file()
+    )
+
+
+def _nothing_found(part: Part, folder: Path) -> str:
+    suffix = part.option('img_suffix', '.jpg')
+    others = {p.suffix for p in list(folder.rglob('*'))[:1000] if p.suffix}
+    there = f'; those there end in {listed(sorted(others))}' if others else ''
+    listing = part.annotations
+    if listing is not None and listing.is_file():
+        return f'A data set needs pictures; {listing} names none.'
+    return (
+        f'A data set needs pictures; {part.place} finds none in {folder} '
+        f'whose name ends in img_suffix={suffix!r}{there}.'
+    )
+
+
+def _check_settings(part: Part, report: Report) -> None:
+    """What can be told from the config alone."""
+    reduced = part.option('reduce_zero_label', False)
+    for loader in part.transforms('LoadAnnotations'):
+        other = loader.get('reduce_zero_label')
+        if other is not None and bool(other) != bool(reduced):
+            report.error(
+                f'reduce_zero_label must be the same for a data set and for '
+                f'LoadAnnotations in its pipeline; {part.place} has '
+                f'{reduced}, its pipeline {other}.'
+            )
+    metainfo = part.settings.get('metainfo') or {}
+    given, known = metainfo.get('classes'), None
+    if part.type is not None:
+        known = getattr(part.type, 'METAINFO', {}).get('classes')
+    if isinstance(given, str) and not Path(given).is_file():
+        report.error(
+            f'{part.place}.metainfo.classes must be a tuple of names, or a '
+            f'file of them; got {given!r}, so write ({given!r},).'
+        )
+        return
+    if 'CLASSES' in metainfo and given is None:
+        report.error(
+            f'{part.place}.metainfo names its classes with a key that is not '
+            f"read, 'CLASSES'; write classes=... in lower case."
+        )
+    if given and known and not isinstance(given, str):
+        new = [name for name in given if name not in known]
+        if new:
+            report.error(
+                f'{part.settings["type"]} knows classes of its own only, and '
+                f'{part.place} names {listed(new)} besides; take '
+                f"type='BaseSegDataset' for classes of yours."
+            )
+    palette = metainfo.get('palette')
+    if given and palette and not known and len(palette) != len(given):
+        report.error(
+            f'{part.place}.metainfo needs a colour for each class; palette '
+            f'has {len(palette)}, classes has {len(given)}.'
+        )
+
+
+def _label_map(part: Part) -> dict[int, int]:
+    """Old to new labels, where some of a data set's classes are chosen."""
+    known = getattr(part.type, 'METAINFO', {}).get('classes')
+    classes = part.classes
+    if not known or not classes or list(known) == list(classes):
+        return {}
+    return {
+        i: classes.index(name) if name in classes else 255
+        for i, name in enumerate(known)
+    }
+
+
+def _read(path: Path) -> NDArray[np.uint8] | str | None:
+    """A label map; a sentence's part if it is none, None if unreadable."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+            mode = image.mode
+    except Exception:  # decoders raise what they like
+        return None
+    if values.ndim != 2:
+        return f'has {values.shape[-1]} channels ({mode})'
+    if values.dtype != np.uint8 and values.size and values.max() > 255:
+        return f'has the label {values.max()}, and mmseg reads 8 bits'
+    return values.astype(np.uint8)
+
+
+def _check_maps(
+    part: Part, pictures: Path, maps: Path, names: list[str], report: Report
+) -> None:
+    image_suffix = part.option('img_suffix', '.jpg')
+    suffix = part.option('seg_map_suffix', '.png')
+    loader = part.transforms('LoadAnnotations')[0]
+    if loader.get('imdecode_backend', 'pillow') != 'pillow':
+        return
+    ignored = part.option('ignore_index', 255)
+    reduced = part.option('reduce_zero_label', False)
+    table, classes = _label_map(part), part.classes
+    turned = turns(part)
+    looked = spread(names, MOST)
+    missing, odd, sizes, outside, blank = [], [], [], [], 0
+    seen: set[int] = set()
+    for name in looked:
+        path = maps / f'{name}{suffix}'
+        if not path.is_file():
+            missing.append(path)
+            continue
+        values = _read(path)
+        if values is None:
+            continue  # it is named when it is read
+        if isinstance(values, str):
+            odd.append((path, values))
+            continue
+        picture = header(pictures / f'{name}{image_suffix}')
+        if picture is not None:
+            size = loaded_size(picture, turned)
+            if size != values.shape[::-1]:
+                sizes.append((path, values.shape[::-1], size))
+        raw = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+        seen.update(raw.tolist())
+        labels = {_loaded(int(v), reduced, table) for v in raw} - {ignored}
+        blank += not labels
+        # mmseg gives what its lists of classes leave out the value 255.
+        labels.discard(255)
+        if classes and labels and max(labels) >= len(classes):
+            outside.append((path, int(raw[raw != ignored].max())))
+    _tell_files(part, missing, odd, sizes, len(looked), report)
+    if outside:
+        report.error(_outside(part, outside, seen, len(looked)))
+    elif classes and reduced:
+        _look_at_zero(part, seen, ignored, len(looked) == len(names), report)
+    if looked and blank == len(looked):
+        report.error(
+            f'Label maps need labels that are not ignored; all '
+            f'{counted(blank, "map")} of {maps} that were looked at hold only '
+            f'{listed(sorted(seen))}, which are ignored '
+            f'(ignore_index={ignored}, reduce_zero_label={reduced}).'
+        )
+
+
+def _loaded(value: int, reduced: bool, table: dict[int, int]) -> int:
+    """A value of a file as mmseg loads it."""
+    if reduced:
+        value = 255 if value in (0, 255) else value - 1
+    return table.get(value, value)
+
+
+def _tell_files(
+    part: Part,
+    missing: list[Path],
+    odd: list[tuple[Path, str]],
+    sizes: list[Any],
+    looked: int,
+    report: Report,
+) -> None:
+    if missing:
+        report.error(
+            f'Every picture of {part.place} needs a label map; {missing[0]} '
+            f'is missing ({len(missing)} of {looked} are); check '
+            f'seg_map_suffix and data_prefix.seg_map_path.'
+        )
+    if odd:
+        report.error(
+            f'A label map must have one channel of whole numbers below 256, '
+            f'the labels; {odd[0][0]} {odd[0][1]} ({len(odd)} of {looked} '
+            f'are of this kind).'
+        )
+    if sizes:
+        path, size, wanted = sizes[0]
+        report.error(
+            f'A label map must be as large as its picture is when it is '
+            f'loaded; {path} is {size[0]}x{size[1]}, its picture '
+            f'{wanted[0]}x{wanted[1]} ({len(sizes)} of {looked} differ).'
+        )
+
+
+def _outside(
+    part: Part, outside: list[tuple[Path, int]], seen: set[int], looked: int
+) -> str:
+    path, value = outside[0]
+    classes = part.classes or ()
+    reduced = part.option('reduce_zero_label', False)
+    ignored = part.option('ignore_index', 255)
+    first = 1 if reduced else 0
+    advice = 'map the value to a class or to the ignored one'
+    last = max(v for v in seen if v != ignored)
+    if not reduced and last == len(classes):
+        advice = (
+            'if 0 stands for none of them, set reduce_zero_label=True, else '
+            'add the class that is missing'
+        )
+    return (
+        f'Labels must be {first} to {first + len(classes) - 1}, for the '
+        f'{counted(len(classes), "class", "classes")} of {part.place} '
+        f'(reduce_zero_label={reduced}), or {ignored} for ignored; {path} has '
+        f'{value} ({len(outside)} of {looked} maps have such), so {advice}.'
+    )
+
+
+def _look_at_zero(
+    part: Part, seen: set[int], ignored: int, all_seen: bool, report: Report
+) -> None:
+    """Whether the first class may have been mistaken for none."""
+    number = len(part.classes or ())
+    if set(range(number)) <= seen and number not in seen:
+        report.warn(
+            f'{part.place} has reduce_zero_label=True, so 0 is ignored and '
+            f'classes are 1 to {number}; its label maps'
+            f'{"" if all_seen else " that were looked at"} hold 0 to '
+            f'{number - 1} and no {number}, so if 0 is the class '
+            f'{part.classes[0]!r}, set reduce_zero_label=False.'
+        )

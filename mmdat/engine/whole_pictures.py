@@ -1,0 +1,41 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Pictures that break off, which some versions of OpenCV read in part."""
+
+import os
+from functools import lru_cache
+
+from mmengine.utils import digit_version
+
+# What a file ends with, by what it begins with; more may follow.
+_ENDS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG': b'IEND'}
+_TAIL = 1 << 16
+
+
+@lru_cache
+def is_needed() -> bool:
+    """Whether this OpenCV fills up what is missing, and says nothing.
+
+    Up to 4.10 it does so; 4.11 gives nothing for such a file.
+    """
+    try:
+        import cv2
+    except ImportError:
+        return False
+    return digit_version(cv2.__version__) < digit_version('4.11.0')
+
+
+def check_whole(path: str) -> None:
+    """Raises ValueError for a JPEG or PNG file without its end.
+
+    Only its first and last bytes are read. Files of other kinds, and what is
+    no file of this machine, are left alone.
+    """
+    if not os.path.isfile(path):
+        return
+    with open(path, 'rb') as file:
+        start = file.read(4)
+        file.seek(max(os.path.getsize(path) - _TAIL, 0))
+        tail = file.read()
+    for magic, end in _ENDS.items():
+        if start.startswith(magic) and end not in tail:
+            raise ValueError('the picture breaks off, its end is missing')

@@ -1,0 +1,211 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Heads, channels and schedules of configs, without any data."""
+
+from copy import deepcopy
+
+import family
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from mmdat.engine.data_check.channels import check_channels, unused_maps
+from mmdat.engine.data_check.heads import check_heads, heads_of
+from mmdat.engine.data_check.report import Report
+from mmdat.engine.data_check.schedule import check_warm_up
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+pytest.importorskip('mmpretrain')
+NUMBERS = dict(coco=80, ade20k=150, in1k=1000, digits=None)
+
+
+def channels_of(cfg):
+    from mmdat.engine.preflight import _main_backbone
+
+    backbone = _main_backbone(cfg)
+    dims = [stage.dim for stage in backbone.arch.stages]
+    return [dims[i] for i in backbone.out_indices]
+
+
+@pytest.mark.parametrize('name', family.NAMES)
+def test_our_configs_agree_with_themselves(name):
+    cfg, report = family.load(name), Report()
+    check_channels(cfg, channels_of(cfg), report)
+    numbers = {number for _, number in heads_of(cfg)}
+    assert len(numbers) == 1
+    expected = NUMBERS[name.rpartition('_')[2]]
+    if expected is not None:
+        assert numbers == {expected}
+    check_heads(cfg, numbers.pop(), 'it', report)
+    assert not report.errors
+    assert unused_maps(cfg, len(channels_of(cfg))) == []
+
+
+def heads(model, number, scope='mmdet'):
+    report = Report()
+    cfg = Config(dict(model=model, default_scope=scope))
+    check_heads(cfg, number, 'the data', report)
+    return ' '.join(report.errors)
+
+
+def test_every_head_is_named():
+    model = deepcopy(family.load('cascade_mask_rcnn_dat_t_coco').model)
+    assert not heads(model, 80)
+    said = heads(model, 3)
+    for i in range(3):
+        assert f'model.roi_head.bbox_head.{i}.num_classes=80' in said
+    assert 'model.roi_head.mask_head.num_classes=80' in said
+    model.roi_head.mask_head.class_agnostic = True
+    assert 'mask_head' not in heads(model, 3)
+    for head in model.roi_head.bbox_head:
+        head.reg_class_agnostic = True
+    assert 'model.roi_head.bbox_head.0.num_classes=80' in heads(model, 3)
+
+
+def test_heads_that_do_not_say_how_many():
+    model = deepcopy(family.load('mask_rcnn_dat_t_coco').model)
+    del model.roi_head.bbox_head['num_classes']
+    assert 'bbox_head.num_classes=80' in heads(model, 3)
+    assert not heads(model, 80)
+
+
+def test_heads_that_count_something_else():
+    model = dict(
+        rpn_head=dict(type='RPNHead', num_classes=1),
+        roi_head=dict(semantic_head=dict(num_classes=183)),
+        bbox_head=dict(type='RetinaHead', num_classes=3),
+        backbone=dict(type='DAT', num_classes=9),
+        panoptic_head=dict(num_things_classes=3, num_stuff_classes=0),
+    )
+    assert not heads(model, 3)
+    model['panoptic_head']['num_things_classes'] = 80
+    assert 'panoptic_head.num_things_classes=80' in heads(model, 3)
+    seg = dict(
+        decode_head=dict(num_classes=19),
+        auxiliary_head=[
+            dict(type='FCNHead', num_classes=19),
+            dict(type='STDCHead', num_classes=2),
+        ],
+    )
+    assert not heads(seg, 19, 'mmseg')
+
+
+def told_of_channels(model, channels):
+    report = Report()
+    check_channels(Config(dict(model=model)), channels, report)
+    return ' '.join(report.errors)
+
+
+MAPS = [64, 128, 256, 512]
+
+
+@pytest.mark.parametrize(
+    ('model', 'words'),
+    [
+        (dict(neck=dict(type='FPN', in_channels=[96, 192])), '[64, 128'),
+        (dict(neck=dict(type='FPN', in_channels=MAPS[1:])), 'set it to [64'),
+        (dict(neck=dict(type='DilatedEncoder', in_channels=2048)), 'to 512'),
+        (dict(neck=[dict(type='FPN', in_channels=[1, 2, 3, 4])]), 'neck.0'),
+        (dict(decode_head=dict(in_channels=2048, in_index=3)), 'to 512'),
+        (dict(decode_head=dict(in_channels=256)), 'set it to 512'),
+        (
+            dict(
+                decode_head=dict(in_channels=[96] * 4, in_index=[0, 1, 2, 3])
+            ),
+            'set it to [64, 128, 256, 512]',
+        ),
+        (
+            dict(
+                decode_head=dict(in_channels=MAPS, in_index=[0, 1, 2, 3]),
+                auxiliary_head=[dict(in_channels=384, in_index=2)],
+            ),
+            'auxiliary_head.0.in_channels is 384, so set it to 256',
+        ),
+        (dict(decode_head=dict(in_channels=256, in_index=4)), 'puts out 4'),
+        (
+            dict(
+                neck=dict(type='GlobalAveragePooling'),
+                head=dict(in_channels=768),
+            ),
+            'model.head.in_channels is 768, so set it to 512',
+        ),
+    ],
+)
+def test_channels_that_are_not_those_of_the_backbone(model, words):
+    assert words in told_of_channels(model, MAPS)
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(),
+        dict(neck=None),
+        dict(neck=dict(type='FPN', in_channels=MAPS)),
+        dict(neck=dict(type='FPN', in_channels=tuple(MAPS))),
+        dict(neck=dict(type='Mine')),
+        dict(neck=dict(type='LinearNeck', in_channels=512)),
+        dict(
+            neck=dict(type='FPN', in_channels=MAPS),
+            decode_head=dict(in_channels=[256] * 4),
+        ),
+        dict(decode_head=dict(in_channels=MAPS)),
+        dict(head=dict(in_channels=768)),  # no neck: the head does it all
+    ],
+)
+def test_channels_that_fit_or_are_not_known(model):
+    assert not told_of_channels(model, MAPS)
+
+
+@pytest.mark.parametrize(
+    ('model', 'unused'),
+    [
+        (dict(neck=dict(type='FPN', start_level=1)), [0]),
+        (dict(neck=dict(type='FPN', start_level=2)), [0, 1]),
+        (dict(neck=dict(type='FPN')), []),
+        (dict(neck=dict(type='GlobalAveragePooling')), [0, 1, 2]),
+        (dict(decode_head=dict(in_channels=512)), [0, 1, 2]),
+        (
+            dict(
+                decode_head=dict(in_channels=512, in_index=3),
+                auxiliary_head=dict(in_channels=256, in_index=2),
+            ),
+            [0, 1],
+        ),
+        (dict(decode_head=dict(in_channels=MAPS, in_index=[0, 1, 2, 3])), []),
+        (dict(decode_head=dict(pixel_decoder=dict())), []),
+        (dict(bbox_head=dict()), []),
+    ],
+)
+def test_maps_that_nothing_reads(model, unused):
+    assert unused_maps(Config(dict(model=model)), 4) == unused
+
+
+def told_of_warm_up(pictures, processes=1, **changes):
+    cfg = ConfigDict(
+        train_cfg=dict(max_epochs=12),
+        train_dataloader=dict(batch_size=2),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.001, by_epoch=False, end=500),
+            dict(type='MultiStepLR', end=12, milestones=[8, 11]),
+        ],
+    )
+    cfg.update(changes)
+    report = Report()
+    check_warm_up(Config(cfg), pictures, processes, report)
+    assert not report.errors
+    return ' '.join(report.warnings)
+
+
+def test_a_warm_up_longer_than_the_training():
+    said = told_of_warm_up(22)
+    assert 'takes 500 iterations and the training has 132 ' in said
+    assert '12 epochs of 11, 22 pictures in batches of 2' in said
+    assert 'lower param_scheduler.0.end' in said
+    assert not told_of_warm_up(100)
+    assert 'in 4 processes' in told_of_warm_up(100, 4)
+    assert not told_of_warm_up(None)
+    assert told_of_warm_up(None, train_cfg=dict(max_iters=400))
+    assert not told_of_warm_up(None, train_cfg=dict(max_iters=500))
+    by_epoch = dict(type='LinearLR', start_factor=0.1, end=20)
+    assert told_of_warm_up(22, param_scheduler=by_epoch)
+    assert not told_of_warm_up(22, param_scheduler=dict(by_epoch, end=5))
+    assert not told_of_warm_up(22, param_scheduler=None)
