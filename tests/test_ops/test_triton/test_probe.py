@@ -203,7 +203,8 @@ model = DAT(arch, img_size=32)
 got = model(images)
 sum(x.sum() for x in got).backward()
 model(images)
-assert len(said) == 2, said
+# Once for each of neighbourhoods, sampling and deformable attention.
+assert len(said) == len({*said}) == 3, said
 assert all('C compiler' in x and 'plain PyTorch is' in x for x in said), said
 torch.manual_seed(0)
 wanted = DAT(arch, img_size=32, backend='sdpa')(images)
