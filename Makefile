@@ -1,6 +1,9 @@
 # make test: set up, then all tests.   make demo: set up, then train on digits.
 PYTHON ?= python3
 RUN := .venv/bin/python
+# Tests that run side by side, each with one thread: make test JOBS=8.
+JOBS ?= 2
+SUITE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist loadfile
 
 # make fuzz: thousands of new cases instead of the suite's hundreds.
 # make faults: trainings killed twenty times instead of once.
@@ -11,7 +14,7 @@ setup:
 	@$(PYTHON) tools/dev/bootstrap.py
 
 test: setup lint
-	$(RUN) -m pytest -q --durations=10
+	$(SUITE) --durations=20
 
 test-compat:
 	@$(PYTHON) tools/dev/compat.py

@@ -60,6 +60,7 @@ EXTRAS['dev'] = [
     'psutil',
     'pycocotools',
     'pytest',
+    'pytest-xdist',
     'rich',
     'ruff',
     'safetensors',

@@ -34,6 +34,7 @@ OPTIONS = [
     'train_dataloader.batch_size=8',
     'model.backbone.drop_path_rate=0.2',
     'default_hooks.logger.interval=1',
+    'param_scheduler.0.end=10',
     'randomness.deterministic=True',
 ]
 ONE = 'default_hooks.checkpoint.max_keep_ckpts=1'

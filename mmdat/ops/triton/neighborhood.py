@@ -20,8 +20,8 @@ from .launching import dot_precision, strides, with_rows
 TILES = {
     16: (8, 8, 2, 16),
     32: (8, 8, 2, 16),
-    64: (4, 8, 2, 16),
-    128: (4, 8, 2, 8),
+    64: (4, 8, 4, 8),
+    128: (4, 8, 4, 4),
 }
 LAUNCH = dict(num_warps=4, num_stages=1)
 

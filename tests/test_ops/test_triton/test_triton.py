@@ -68,6 +68,9 @@ SIZES = {
     'many': dict(
         size=(9, 16), keys=(4, 4), heads=4, dim=32, kernel=7, table=5
     ),
+    'middle': dict(
+        size=(9, 8), keys=(5, 4), heads=2, dim=64, kernel=7, table=5
+    ),
     'wide': dict(
         size=(8, 8), keys=(4, 5), heads=2, dim=128, kernel=3, table=3
     ),
@@ -116,6 +119,7 @@ def sample_and_backward(dtype, batch, height, width, hk, wk):
         pytest.param('many', 90, 'float32', marks=pytest.mark.slow),
         pytest.param('many', 80, 'bfloat16', marks=pytest.mark.slow),
         pytest.param('ones', 90, 'float32', marks=pytest.mark.slow),
+        pytest.param('middle', 86, 'bfloat16', marks=pytest.mark.slow),
         pytest.param('wide', 80, 'float16', marks=pytest.mark.slow),
     ],
 )
