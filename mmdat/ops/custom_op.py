@@ -59,7 +59,26 @@ def is_needed(padding: int) -> bool:
 
     A graph for all sizes would otherwise be one for sizes without padding.
     """
+    if type(padding) is int and is_compiling() and HAS_OPERATORS:
+        # It passes for a number while it stands for one.
+        from torch.fx.experimental import symbolic_shapes
+
+        return not symbolic_shapes.statically_known_true(padding == 0)
     return type(padding) is not int or padding != 0
+
+
+def cut_to(x: Tensor, height: int, width: int) -> Tensor:
+    """A map (B, H, W, ...) without what it was padded with.
+
+    Compilers get a copy if something may be cut off, which they compute with
+    what comes next: of a view they would ask whether it is contiguous, and
+    answer it for sizes with and without padding.
+    """
+    padding = x.shape[1] - height, x.shape[2] - width
+    x = x[:, :height, :width]
+    if is_compiling() and (is_needed(padding[0]) or is_needed(padding[1])):
+        return x.clone(memory_format=torch.contiguous_format)
+    return x
 
 
 def is_recorded() -> bool:
@@ -172,6 +191,7 @@ def recompute_in_backward(
     *,
     fake: Callable = lambda x, *_: x.new_empty(x.shape),
     twice: bool = False,
+    told_needs: bool = False,
 ) -> None:
     """As :func:`register_backward`, if the inputs are all that is needed.
 
@@ -182,6 +202,8 @@ def recompute_in_backward(
         fake: See :func:`register_backward`; as the first input by default.
         twice: Whether autograd can differentiate `forward`'s function, which
             it does when gradients are differentiated themselves.
+        told_needs: Whether `gradients` is told last, for each of the tensors,
+            if its gradient is needed.
     """
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -197,7 +219,8 @@ def recompute_in_backward(
                 forward.function, tensors, ctx.settings, grad
             )
         else:
-            grads = run(grad, *tensors, *ctx.settings)
+            needs = ctx.needs_input_grad[: len(tensors) * told_needs]
+            grads = run(grad, *tensors, *ctx.settings, *needs)
         return *grads, *(None for _ in ctx.settings)
 
     register_backward(

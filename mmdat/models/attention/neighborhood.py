@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops import neighborhood_attention
-from ...ops.custom_op import at_least_zero, is_needed
+from ...ops.custom_op import at_least_zero, cut_to, is_needed
 from ..fused import project
 from ..stock import calls_by_the_seam
 
@@ -65,5 +65,5 @@ class NeighborhoodAttention(nn.Module):
             dropout=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
         )
-        out = out[:, :height, :width].flatten(-2)
+        out = cut_to(out, height, width).flatten(-2)
         return self.proj_drop(project(self.proj, out))

@@ -1,0 +1,89 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""torch.compile(dynamic=True): how many graphs there are for many sizes.
+
+Traced alone, without a compiler behind; on CUDA by tensors without memory.
+"""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from fake_cuda import fake_cuda
+from versions import needs_torch
+
+from mmdat.models.attention import (
+    DeformableAttention,
+    NeighborhoodAttention,
+    WindowAttention,
+)
+from mmdat.ops.triton import common, probe
+
+pytestmark = needs_torch('2.9')
+DIM, HEADS, WINDOW = 16, 2, 7
+LAYERS = {
+    'windows': lambda: WindowAttention(DIM, HEADS, WINDOW),
+    'shifted windows': lambda: WindowAttention(DIM, HEADS, WINDOW, 4),
+    'neighbourhoods': lambda: NeighborhoodAttention(DIM, HEADS, 7),
+    'deformable': lambda: DeformableAttention(
+        DIM, HEADS, 1, (14, 14), 'dat', 5, 1, 2
+    ),
+    'deformable, strided': lambda: DeformableAttention(
+        DIM, HEADS, 1, (14, 14), 'dat_pp', 5, 2, -1
+    ),
+}
+# With and without padding along each axis, square, wide and high. Compilers
+# make graphs of their own for maps of one or two windows along an axis.
+SIZES = [(15, 22), (16, 25), (50, 84), (21, 28), (22, 30), (28, 28), (90, 30)]
+
+
+@pytest.fixture(params=['cpu', 'cuda'])
+def device(request, monkeypatch):
+    """A device; on CUDA the kernels of Triton passed their trial."""
+    if request.param == 'cuda':
+
+        def passed(*_):
+            return None
+
+        passed._dynamo_marked_constant = True
+        monkeypatch.setattr(common, 'declines', lambda x: None)
+        monkeypatch.setattr(common, 'declines_type', lambda x, dtype: None)
+        monkeypatch.setattr(probe, 'failure', passed)
+    torch._dynamo.reset()
+    yield request.param
+    torch._dynamo.reset()
+
+
+def trace(layer, sizes, device):
+    """The graphs that are made for maps of these sizes, one after another."""
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        if device == 'cpu':
+            return graph.forward
+        outputs = graph.graph.output_node().args[0]
+        return lambda *_: tuple(x.meta['example_value'] for x in outputs)
+
+    with fake_cuda() if device == 'cuda' else nullcontext():
+        layer = layer.to_empty(device=device) if device == 'cuda' else layer
+        maps = [torch.zeros(2, *size, DIM, device=device) for size in sizes]
+    if device == 'cpu':
+        maps = [x.normal_() for x in maps]
+    run = torch.compile(layer, backend=keep, fullgraph=True, dynamic=True)
+    for x in maps:
+        got = run(x)
+        assert got.device.type == device
+        if device == 'cpu':
+            torch.testing.assert_close(got, layer(x), rtol=1e-4, atol=1e-5)
+    return graphs
+
+
+@pytest.mark.parametrize('name', list(LAYERS))
+def test_one_graph_for_all_sizes(name, device):
+    torch.manual_seed(0)
+    graphs = trace(LAYERS[name](), SIZES, device)
+    assert len(graphs) == 1
+    if device == 'cuda' and 'window' not in name:
+        seen = {str(node.target) for node in graphs[0].graph.nodes}
+        op = 'neighborhood' if name == 'neighbourhoods' else 'table'
+        assert f'mmdat.{op}_attention.default' in seen
