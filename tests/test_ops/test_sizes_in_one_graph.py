@@ -11,6 +11,7 @@ import torch
 from fake_cuda import fake_cuda
 from versions import needs_torch
 
+from mmdat.models import DAT
 from mmdat.models.attention import (
     DeformableAttention,
     NeighborhoodAttention,
@@ -66,22 +67,36 @@ def trace(layer, sizes, device):
 
     with fake_cuda() if device == 'cuda' else nullcontext():
         layer = layer.to_empty(device=device) if device == 'cuda' else layer
-        maps = [torch.zeros(2, *size, DIM, device=device) for size in sizes]
+        maps = [torch.zeros(2, *size, device=device) for size in sizes]
     if device == 'cpu':
         maps = [x.normal_() for x in maps]
     run = torch.compile(layer, backend=keep, fullgraph=True, dynamic=True)
     for x in maps:
         got = run(x)
-        assert got.device.type == device
+        assert all(out.device.type == device for out in got)
         if device == 'cpu':
             torch.testing.assert_close(got, layer(x), rtol=1e-4, atol=1e-5)
     return graphs
 
 
-@pytest.mark.parametrize('name', list(LAYERS))
+@pytest.mark.parametrize(
+    'device, name',
+    [
+        pytest.param(
+            *(device, name),
+            # Of the windows one is enough every day.
+            marks=[pytest.mark.slow]
+            * (device + name == 'cudashifted windows'),
+        )
+        for device in ('cpu', 'cuda')
+        for name in LAYERS
+        if device + name != 'cudawindows'
+    ],
+    indirect=['device'],
+)
 def test_few_graphs_for_many_sizes(name, device):
     torch.manual_seed(0)
-    graphs = trace(LAYERS[name](), SIZES, device)
+    graphs = trace(LAYERS[name](), [(*size, DIM) for size in SIZES], device)
     # On a CPU small maps have another backend than large ones.
     assert len(graphs) == 1 + (device == 'cpu' and 'deformable' in name)
     if device == 'cuda' and 'window' not in name:
@@ -97,8 +112,37 @@ def test_chunks_do_not_multiply_graphs(device):
         *(DIM, HEADS, 1, (14, 14), 'dat', 5, 1, 2),
         position_bias='log_continuous',
     )
-    graphs = trace(layer, [(50, 84), (60, 90), (90, 56)], device)
+    sizes = [(50, 84, DIM), (60, 90, DIM), (90, 56, DIM)]
+    graphs = trace(layer, sizes, device)
     assert len(graphs) == 1
     targets = [str(node.target) for node in graphs[0].graph.nodes]
     attention = [name for name in targets if 'scaled_dot_product' in name]
     assert len(attention) == 2
+
+
+MODELS = {
+    'dat': dict(attentions=['L', 'S', 'D', 'D'], offset_range=2),
+    'dat_pp': dict(attentions=['LS', 'NX', 'PQ', 'ED']),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', list(MODELS))
+@pytest.mark.parametrize('device', ['cuda'], indirect=True)
+def test_models_are_one_graph_on_a_gpu(family, device):
+    """For maps of all sizes, and of operators that the kernels are."""
+    settings = MODELS[family]
+    arch = dict(
+        family=family,
+        embed_dims=[DIM] * 4,
+        depths=len(settings['attentions'][0]),
+        num_heads=HEADS,
+        mlp_ratio=2,
+    )
+    model = DAT(arch, img_size=64, **settings)
+    sizes = [(3, 100, 140), (3, 131, 97), (3, 200, 333)]
+    graphs = trace(model, sizes, device)
+    assert len(graphs) == 1
+    seen = {str(node.target) for node in graphs[0].graph.nodes}
+    assert 'mmdat.table_attention.default' in seen
+    assert 'mmdat.sample_at_points.default' in seen
