@@ -153,14 +153,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
+        with fused.narrow_weights_of(self, x):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.local_perception is not None:
             x = x + self.local_perception(x)
         if (out := fused.block(self, x)) is not None:
             return out
-        out = self.layer_scale1(self.attn(self.norm1(x)))
-        x = fused.add(x, out, self.drop_path)
-        out = self.layer_scale2(self.mlp(self.norm2(x)))
-        return fused.add(x, out, self.drop_path)
+        out = self.attn(fused.normalize(self.norm1, self.attn, x))
+        x = fused.add(x, self.layer_scale1(out), self.drop_path)
+        out = self.mlp(fused.normalize(self.norm2, self.mlp, x))
+        return fused.add(x, self.layer_scale2(out), self.drop_path)
 
 
 class ConvBlock(nn.Module):
@@ -201,10 +205,15 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
+        with fused.narrow_weights_of(self, x):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.local_perception is not None:
             x = x + self.local_perception(x)
-        branch = self.mlp(self.norm(self.conv(x)))
-        return fused.add(x, self.layer_scale(branch), self.drop_path)
+        out = fused.normalize(self.norm, self.mlp, self.conv(x))
+        out = self.layer_scale(self.mlp(out))
+        return fused.add(x, out, self.drop_path)
 
 
 class Stage(nn.Module):

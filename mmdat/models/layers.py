@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.custom_op import is_needed
+from ..ops.narrow_weights import narrowed
 from ..ops.precision import at_least_float32, autocast_off
 
 
@@ -82,7 +83,12 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H', W', C')."""
         x = x.permute(0, 3, 1, 2)
-        out = self._in_float32(x) if self._overhangs(x) else super().forward(x)
+        if self._overhangs(x):
+            out = self._in_float32(x)
+        elif (found := narrowed(self)) is not None:
+            out = self._conv_forward(x, *found)
+        else:
+            out = super().forward(x)
         return out.permute(0, 2, 3, 1)
 
     def _overhangs(self, x: Tensor) -> bool:

@@ -21,8 +21,10 @@ from ...ops.position_bias import (
 from ...ops.precision import at_least_float32, autocast_off, product_type
 from ..fused import project
 from ..layers import as_parameters_of, depthwise, named
+from ..stock import calls_by_the_seam
 
 
+@calls_by_the_seam('proj_q', 'proj_k', 'proj_v', 'proj_out')
 class DeformableAttention(nn.Module):
     """Multi-head attention on keys sampled at moved grid points.
 

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from ...ops import neighborhood_attention
 from ...ops.custom_op import at_least_zero, is_needed
 from ..fused import project
+from ..stock import calls_by_the_seam
 
 
+@calls_by_the_seam('qkv', 'proj')
 class NeighborhoodAttention(nn.Module):
     """Multi-head neighbourhood attention (Hassani et al., CVPR 2023).
 
