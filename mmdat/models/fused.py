@@ -66,7 +66,7 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
     """Runs a block in which branches may be one piece, or for a compiler.
 
     Args:
-        block: A :class:`mmdat.models.block.Block`.
+        block: A ``mmdat.models.block.Block``.
         x: Map (B, H, W, C).
 
     Returns:
@@ -197,7 +197,7 @@ def _may_fuse(
 def _is_unseen(
     x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
 ) -> bool:
-    """As :func:`_may_fuse`, of operations that may be counted or recorded."""
+    """As ``_may_fuse``, of operations that may be counted or recorded."""
     return (
         _enabled
         and os.environ.get(ENVIRONMENT_VARIABLE) != '0'
@@ -264,7 +264,7 @@ _LAYERS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {}
 def may_be_one_piece(**layers: type[nn.Module]) -> Callable[[type], type]:
     """Class decorator for a branch that has a method `as_piece`.
 
-    That returns a :class:`Piece`, or None if a setting forbids it; it is
+    That returns a ``Piece``, or None if a setting forbids it; it is
     called only if the branch has exactly these `layers`, all plain.
     """
 
