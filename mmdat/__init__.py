@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Deformable Attention Transformer backbones for OpenMMLab.
 
-Importing this package registers :class:`mmdat.models.DAT`, so that
+Importing this package registers ``mmdat.models.DAT``, so that
 ``custom_imports = dict(imports=['mmdat'])`` is all a config needs, and lets
 configs inherit from those of every OpenMMLab package and of this one. Only
 torch and mmengine are imported.

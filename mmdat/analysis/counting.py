@@ -190,5 +190,5 @@ def _own(
 
 
 def total(counts: dict[str, ModuleCount]) -> int:
-    """All multiply-adds of :func:`count`."""
+    """All multiply-adds of [`count`][]."""
     return sum(module.total for module in counts.values())

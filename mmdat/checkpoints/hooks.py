@@ -20,7 +20,7 @@ _PREFIX = 'backbone.'
 
 
 def adapt_checkpoints_of(backbone: nn.Module) -> None:
-    """Lets a :class:`mmdat.models.DAT` load released and resized files."""
+    """Lets a ``mmdat.models.DAT`` load released and resized files."""
     backbone._register_load_state_dict_pre_hook(
         _adapt_backbone, with_module=True
     )

@@ -102,7 +102,7 @@ def load_checkpoint_file(
 
     Args:
         filename: A file that ``torch.save`` wrote, or a ``.safetensors`` file.
-        map_location: As in :func:`torch.load`.
+        map_location: As in ``torch.load``.
 
     Returns:
         What was saved; the tensors of a ``.safetensors`` file come under
@@ -218,7 +218,7 @@ def read_checkpoint(name: str, map_location: Any = None) -> Mapping[str, Any]:
     """Reads a checkpoint from disk, or from an address through mmengine.
 
     Raises:
-        UserError: See :func:`load_checkpoint_file`.
+        UserError: See [`load_checkpoint_file`][].
     """
     if '://' not in name:
         return load_checkpoint_file(name, map_location)
@@ -240,7 +240,7 @@ def _checkpoint_loader() -> Any:
 def use_safe_loading() -> None:
     """Makes every checkpoint that mmengine reads go through this module.
 
-    Local files are read by :func:`load_checkpoint_file`; for what mmengine
+    Local files are read by [`load_checkpoint_file`][]; for what mmengine
     downloads, torch is told to refuse code as well.
     """
     os.environ[_FORCE] = '1'
@@ -253,7 +253,7 @@ def use_safe_loading() -> None:
 
 @contextmanager
 def safe_loading() -> Iterator[None]:
-    """As :func:`use_safe_loading`, and as before afterwards."""
+    """As [`use_safe_loading`][], and as before afterwards."""
     loader, forced = _checkpoint_loader(), os.environ.get(_FORCE)
     schemes = loader._schemes
     loader._schemes = dict(schemes)

@@ -30,7 +30,7 @@ def read(path: Path, map_location: Any, types: list[Any]) -> Any:
 
     Args:
         path: The file.
-        map_location: As in :func:`torch.load`.
+        map_location: As in ``torch.load``.
         types: What may be in it besides tensors, as for
             ``torch.serialization.add_safe_globals``: types and functions, or
             pairs of one and the name it has in files.

@@ -31,14 +31,14 @@ def start_from(
     """Does what ``init_cfg=dict(type='Pretrained', ...)`` asks for.
 
     Args:
-        backbone: A :class:`mmdat.models.DAT`.
+        backbone: A [`DAT`][mmdat.models.DAT].
         checkpoint: File or URL.
         prefix: What the names of the wanted entries start with, such as
             ``'teacher.'``. Whole models with ``backbone.`` and backbones
             alone need none.
         strict: Whether each parameter must be in the file. Otherwise what
             fits is taken, input channels are adapted, and the rest is named.
-        map_location: As in :func:`torch.load`.
+        map_location: As in ``torch.load``.
 
     Raises:
         UserError: The file is missing, is something else or does not fit.
@@ -55,7 +55,7 @@ def start(
     prefix: str | None = None,
     strict: bool = True,
 ) -> str:
-    """As :func:`start_from`, with a checkpoint that has been read.
+    """As [`start_from`][], with a checkpoint that has been read.
 
     Returns:
         What was left out and adapted, to be added to a sentence.
@@ -102,7 +102,7 @@ def select(
     Args:
         source: The file, for messages.
         content: As it was read.
-        prefix: See :func:`start_from`.
+        prefix: See [`start_from`][].
 
     Raises:
         UserError: No entry has the prefix; or none was given and the backbone

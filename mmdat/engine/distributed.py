@@ -46,7 +46,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         module: The model; its SyncBN layers become plain batch norms, and
             their statistics follow the first process.
         device_ids: Ignored, since the CPU has no number.
-        **kwargs: As in :class:`torch.nn.parallel.DistributedDataParallel`.
+        **kwargs: As in ``torch.nn.parallel.DistributedDataParallel``.
     """
 
     def __init__(

@@ -111,7 +111,7 @@ def check_picture(filename: str) -> None:
 
 
 def look(cfg: Config, checkpoint: str, picture: str, **kwargs: Any) -> Sight:
-    """Shows one picture, see :func:`look_at_each`."""
+    """Shows one picture, see [`look_at_each`][]."""
     return next(look_at_each(cfg, checkpoint, [picture], **kwargs))
 
 

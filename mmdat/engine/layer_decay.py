@@ -20,7 +20,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Lowers the learning rate of a DAT layer by layer, from the heads down.
 
     A parameter n layers below the heads learns at ``layer_decay_rate ** n``
-    of its rate; :meth:`mmdat.models.DAT.get_layer_depth` says which layer it
+    of its rate; ``mmdat.models.DAT.get_layer_depth`` says which layer it
     is in. All else that ``paramwise_cfg`` may hold has its usual meaning, so
     ``custom_keys`` and the multipliers of weight decay combine with it. Each
     parameter has a group of its own, with its ``param_name`` and

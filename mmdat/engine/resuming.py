@@ -83,7 +83,7 @@ def check_resumable(cfg: Config, content: Mapping[str, Any]) -> None:
 
     Args:
         cfg: The config, with the checkpoint as ``load_from``.
-        content: What it holds, from :func:`set_resume`; nothing of it is
+        content: What it holds, from ``set_resume``; nothing of it is
             looked at if it is empty.
     """
     if not content:

@@ -37,7 +37,7 @@ class WarmupCosineLR(_ParamScheduler):
             follow the rate when ``--auto-scale-lr`` scales it.
         begin: First epoch or update.
         end: T, end of the cosine.
-        last_step: See :class:`mmengine.optim.CosineAnnealingLR`.
+        last_step: See ``mmengine.optim.CosineAnnealingLR``.
         by_epoch: Whether `warmup`, `begin` and `end` count epochs.
         verbose: Whether to print each rate.
     """

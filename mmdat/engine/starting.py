@@ -37,7 +37,7 @@ def set_pretrained(cfg: Config, pretrained: str | None) -> None:
 
     What the config or ``--cfg-options`` say of ``init_cfg`` otherwise, such as
     ``prefix`` and ``strict``, is kept. To be called before
-    :func:`mmdat.engine.resuming.set_resume`.
+    ``mmdat.engine.resuming.set_resume``.
 
     Args:
         cfg: The config.
@@ -103,7 +103,7 @@ def match_tables(cfg: Config) -> None:
     """Builds a DAT++ with position-bias tables of the size that a file has.
 
     A backbone takes them as they are when the file is loaded, see
-    :mod:`mmdat.checkpoints.hooks`. In a training in several processes that is
+    ``mmdat.checkpoints.hooks``. In a training in several processes that is
     too late: their gradients have been given room by then.
     """
     for _, settings in backbones('model', cfg.get('model')):

@@ -10,7 +10,7 @@ from typing import Any
 from ..utils.errors import SettingError
 
 NUM_STAGES = 4
-#: Letters of attentions, see :data:`mmdat.models.block.KINDS`.
+#: Letters of attentions, see ``mmdat.models.block.KINDS``.
 LETTERS = 'LSNDPXEFQ'
 POSITION_BIASES = (
     'table',
@@ -25,7 +25,7 @@ POSITION_BIASES = (
 class StageSettings:
     """Everything that may differ from stage to stage.
 
-    :class:`mmdat.models.DAT` has an argument of the same name for each, one
+    [`DAT`][mmdat.models.DAT] has an argument of the same name for each, one
     value or four, and says what it means; the others are:
 
     Attributes:
@@ -165,7 +165,7 @@ def resolve_arch(
     """Turns an architecture and the user's overrides into four stages.
 
     Args:
-        arch: A name of :data:`ARCH_ZOO`, or a dict with at least
+        arch: A name of [`ARCH_ZOO`][], or a dict with at least
             ``embed_dims``, ``depths`` and ``num_heads``, four numbers each;
             one number of ``embed_dims`` is doubled from stage to stage.
             All else comes from its ``family``, ``'dat'`` or ``'dat_pp'`` (the

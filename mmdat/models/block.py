@@ -171,7 +171,7 @@ class ConvBlock(nn.Module):
     """X: depthwise convolution, norm and MLP in one residual branch.
 
     Args:
-        arch: See :class:`Block`, and so all the others.
+        arch: See ``Block``, and so all the others.
         stage: The stage.
         kind: ``'X'``.
         drop_rate: Dropout in the MLP.
@@ -223,11 +223,11 @@ class Stage(nn.Module):
         arch: The architecture.
         stage: Settings of this stage.
         drop_path_rates: Stochastic depth of each block.
-        drop_rate: See :class:`Block`.
-        attn_drop_rate: See :class:`Block`.
+        drop_rate: See ``Block``.
+        attn_drop_rate: See ``Block``.
         with_cp: Recompute each block in the backward pass instead of keeping
             its activations.
-        backend: See :class:`Block`.
+        backend: See ``Block``.
     """
 
     def __init__(

@@ -36,13 +36,13 @@ from .embed import down_projection, patch_embedding
 class DAT(BaseModule):
     """Deformable Attention Transformer.
 
-    A four-stage backbone after `Vision Transformer with Deformable Attention
-    <https://arxiv.org/abs/2201.00520>`_ (DAT, CVPR 2022) and `DAT++
-    <https://arxiv.org/abs/2309.01430>`_. The authors' released files load as
-    they are, see :mod:`mmdat.checkpoints`.
+    A backbone with four stages, after [Vision Transformer with Deformable
+    Attention](https://arxiv.org/abs/2201.00520) (DAT, CVPR 2022) and
+    [DAT++](https://arxiv.org/abs/2309.01430). The authors' released files
+    load without conversion.
 
-    Settings given as None come from `arch`; those marked `per stage` are one
-    value or a list of four.
+    A setting that is None comes from `arch`. A setting marked "per stage" is
+    one value for all stages or a list of four.
 
     Args:
         arch: One of ``dat_t dat_s dat_b dat_b_384 dat_p_t dat_pp_t dat_pp_s

@@ -66,7 +66,7 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
     """Runs a block in which branches may be one piece, or for a compiler.
 
     Args:
-        block: A :class:`mmdat.models.block.Block`.
+        block: A ``mmdat.models.block.Block``.
         x: Map (B, H, W, C).
 
     Returns:

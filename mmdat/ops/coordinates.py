@@ -1,20 +1,19 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The two conventions of normalised coordinates, in float32 or wider.
 
-A map of length n has its samples at -1 ... 1 (``align_corners=True``). The
-reference points and the query positions are laid over it differently in the
-two papers; the released weights were trained with exactly these rules:
+Coordinates -1 and 1 are the first and the last sample of an axis
+(``align_corners=True``). The two papers lay reference points and queries over
+an axis of length n differently, and the released weights need exactly these
+rules:
 
-=============  ==========================  ========================
-convention     reference point i of n      query i of n
-=============  ==========================  ========================
-``dat``        2 (i + 0.5) / n - 1         2 (i + 0.5) / n - 1
-``dat_pp``     2 (i + 0.5) / (n - 1) - 1   2 i / (n - 1) - 1
-=============  ==========================  ========================
+| convention | reference point i | query i |
+|---|---|---|
+| ``dat`` | 2 (i + 0.5) / n - 1 | 2 (i + 0.5) / n - 1 |
+| ``dat_pp`` | 2 (i + 0.5) / (n - 1) - 1 | 2 i / (n - 1) - 1 |
 
-In ``dat_pp`` the last reference point thus lies a little outside [-1, 1],
-and on an axis of length 1, where the rule divides by zero, points and queries
-are at 0 and a ranged offset does not move them.
+So the last reference point of ``dat_pp`` lies a little outside [-1, 1]. An
+axis of length 1 would divide by zero in ``dat_pp``: there, points and queries
+are at 0, and an offset with a range does not move a point.
 """
 
 import torch
@@ -51,7 +50,7 @@ def _points_yx(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """See :func:`reference_points_yx`."""
+    """See [`reference_points_yx`][]."""
     like = torch.empty(0, dtype=dtype, device=device)
     y = reference_axis(hk, convention, like)
     x = reference_axis(wk, convention, like)

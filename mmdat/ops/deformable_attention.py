@@ -51,11 +51,11 @@ def deformable_attention(
         q: Queries (B, H, W, heads, d).
         k: Keys (B, Hk, Wk, heads, d), projected from the sampled features.
         v: Values, as `k`.
-        bias: A bias of :mod:`mmdat.ops.position_bias`, or None.
+        bias: A bias of ``mmdat.ops.position_bias``, or None.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
         backend: ``'triton'``, ``'separable'``, ``'sdpa'``, ``'reference'``,
-            or None to choose; :func:`mmdat.ops.explain` says how.
+            or None to choose; ``mmdat.ops.explain`` says how.
 
     Returns:
         Tensor (B, H, W, heads, d).

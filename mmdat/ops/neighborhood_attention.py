@@ -50,7 +50,7 @@ def neighborhood_attention(
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
         backend: ``'triton'``, ``'sdpa'``, ``'reference'``, or None to choose;
-            :func:`mmdat.ops.explain` says how.
+            ``mmdat.ops.explain`` says how.
 
     Returns:
         Tensor (B, H, W, heads, d).

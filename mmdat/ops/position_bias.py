@@ -68,7 +68,7 @@ class TableBias(NamedTuple):
     points_yx: Tensor
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """See :class:`PositionBias`."""
+        """See [`PositionBias`][]."""
         batch, groups = self.points_yx.shape[:2]
         heads, table_h, table_w = self.table.shape
         queries_yx = query_points_yx(self.query_y, self.query_x, start, stop)
@@ -92,7 +92,7 @@ class DenseBias(NamedTuple):
     scores: Tensor
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """See :class:`PositionBias`."""
+        """See [`PositionBias`][]."""
         return self.scores[None, :, start:stop]
 
 
@@ -102,7 +102,7 @@ class LogBias(NamedTuple):
     Attributes:
         mlp: Maps spaced displacements (..., 2) to the scores of the heads of
             a group (..., heads / groups); all groups share it.
-        query_y: As in :class:`TableBias`, and so the next two.
+        query_y: As in [`TableBias`][], and so the next two.
         query_x: Query coordinates along x (W,).
         points_yx: Key positions (B, groups, Hk, Wk, 2).
     """
@@ -113,7 +113,7 @@ class LogBias(NamedTuple):
     points_yx: Tensor
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """See :class:`PositionBias`."""
+        """See [`PositionBias`][]."""
         move_yx = 4 * displacement_yx(
             self.query_y, self.query_x, self.points_yx, start, stop
         )
@@ -128,7 +128,7 @@ def resize_dense_scores(
     from_sizes: tuple[int, int, int, int],
     to_sizes: tuple[int, int, int, int],
 ) -> Tensor:
-    """Stretches a :class:`DenseBias` to other query and key grids.
+    """Stretches a [`DenseBias`][] to other query and key grids.
 
     Args:
         scores: (heads, H W, Hk Wk).

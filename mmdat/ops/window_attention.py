@@ -66,15 +66,15 @@ def window_attention(
 
     Args:
         q: Queries (n, B, w * w, heads, d), cut by
-            :func:`mmdat.ops.windows.split_windows`.
+            [`split_windows`][mmdat.ops.windows.split_windows].
         k: Keys, as `q`.
         v: Values, as `q`.
-        bias_table: ((2w - 1)^2, heads), see :func:`window_bias`.
+        bias_table: ((2w - 1)^2, heads), see [`window_bias`][].
         layout: How the map was cut.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
         backend: ``'sdpa'``, ``'reference'``, or None to choose;
-            :func:`mmdat.ops.explain` says how.
+            [`explain`][mmdat.ops.explain] says how.
 
     Returns:
         Tensor (n, B, w * w, heads, d).

@@ -118,7 +118,7 @@ def _cat(parts: list[Tensor], dim: int) -> Tensor:
 
 
 def join_windows(windows: Tensor, layout: WindowLayout) -> Tensor:
-    """The reverse of :func:`split_windows`, padding cut off.
+    """The reverse of [`split_windows`][], padding cut off.
 
     Args:
         windows: (n, B, w * w, C).

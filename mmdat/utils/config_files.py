@@ -45,7 +45,9 @@ def config_path(name: str) -> str:
     if path.is_file():
         return str(path)
     known = sorted(one.stem for one in folder.glob('*.py'))
-    close = get_close_matches(stem, known, 3) or known[:3]
+    # MMDetection would write mask-rcnn_dat-t_fpn_1x_coco.
+    plain = stem.replace('-', '_').replace('_fpn', '').replace('_1x', '')
+    close = get_close_matches(plain, known, 3) or known[:3]
     raise UserFileNotFoundError(
         f'There is no config {name} in {folder}; it has {", ".join(close)} '
         f'and others.'

@@ -23,18 +23,18 @@ class UserError(Exception):
 
 
 class SettingError(UserError, ValueError, TypeError):
-    """A :class:`UserError` about an argument of a wrong type or value.
+    """A [`UserError`][] about an argument of a wrong type or value.
 
     Code that builds models catches ``ValueError`` or ``TypeError``.
     """
 
 
 class UserFileError(UserError, OSError):
-    """A :class:`UserError` about a file that cannot be read or written."""
+    """A [`UserError`][] about a file that cannot be read or written."""
 
 
 class UserFileNotFoundError(UserFileError, FileNotFoundError):
-    """A :class:`UserError` about a file that is not there."""
+    """A [`UserError`][] about a file that is not there."""
 
 
 def rank() -> int:
@@ -64,7 +64,7 @@ def warn_once(sentence: str) -> None:
 
 @contextmanager
 def one_sentence_errors(command: str) -> Iterator[None]:
-    """Ends the program with the sentence of a :class:`UserError`.
+    """Ends the program with the sentence of a [`UserError`][].
 
     Of several processes of one run the first speaks; all exit with 2. An
     interruption by Ctrl-C ends it without a traceback, with 130.

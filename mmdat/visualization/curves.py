@@ -160,7 +160,7 @@ def curves_figure(
     Args:
         runs: The runs.
         names: The scalars.
-        strength: Of the smoothing, see :func:`smooth`; what was logged stays
+        strength: Of the smoothing, see ``smooth``; what was logged stays
             as a pale line.
         log_x: Whether iterations are on a logarithmic axis.
         log_y: Whether values are.

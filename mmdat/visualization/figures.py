@@ -101,7 +101,7 @@ def points_figure(
     group: int | None = None,
     title: str = '',
 ) -> Figure:
-    """The sampled points of one or many blocks, see :func:`draw_points`.
+    """The sampled points of one or many blocks, see [`draw_points`][].
 
     Args:
         image: The picture (H, W, 3), RGB, uint8.
@@ -154,7 +154,7 @@ def attention_figure(
     heads: Sequence[int] | None = None,
     title: str = '',
 ) -> Figure:
-    """What chosen queries attend to, see :func:`draw_attention`.
+    """What chosen queries attend to, see [`draw_attention`][].
 
     Args:
         image: The picture (H, W, 3), RGB, uint8.

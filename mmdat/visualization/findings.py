@@ -69,7 +69,7 @@ def find(model: nn.Module, picture: Picture, score: float = 0.3) -> Findings:
     """Runs a whole model on a picture.
 
     Args:
-        model: As :func:`mmdat.visualization.load_model` makes it.
+        model: As [`load_model`][] makes it.
         picture: What it is to see.
         score: Lowest score of an object.
 

@@ -2,8 +2,8 @@
 """From positions on a feature map to pixels of the picture on disk.
 
 A position takes two steps, each an affine map per axis: from a stage's map to
-the network's input (:class:`MapGrid`), and from the input, which was resized,
-cropped, flipped and padded, to the original picture (:class:`Frame`). Pixel
+the network's input (``MapGrid``), and from the input, which was resized,
+cropped, flipped and padded, to the original picture (``Frame``). Pixel
 centres have whole coordinates, (0, 0) is the top left one, and positions are
 (x, y).
 """
@@ -35,7 +35,7 @@ class MapGrid:
         """Input pixels (..., 2) as (x, y) of normalised positions (..., 2).
 
         -1 and 1 are the centres of the first and last map pixel, as
-        everywhere in :mod:`mmdat.ops`.
+        everywhere in ``mmdat.ops``.
 
         Args:
             points_yx: Normalised positions, (y, x).

@@ -115,7 +115,7 @@ def grad_cam(
     objects.
 
     Args:
-        model: As :func:`mmdat.visualization.load_model` makes it.
+        model: As [`load_model`][] makes it.
         picture: What it sees.
         target: Number or name of the class; None for the likeliest, the one
             of the largest area, or that of the most certain object.

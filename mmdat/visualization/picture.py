@@ -68,7 +68,7 @@ def load_model(
 
     Returns:
         The model, with the config as ``cfg`` and what
-        :class:`Weights` says of its weights as ``weights``.
+        ``Weights`` says of its weights as ``weights``.
 
     Raises:
         UserError: A file is missing, or does not fit.
@@ -152,7 +152,7 @@ def load_picture(
     """Sends a picture through the test pipeline of a model.
 
     Args:
-        model: What :func:`load_model` gave.
+        model: What [`load_model`][] gave.
         path: An image file.
         cfg: Where the pipeline is; None for the ``cfg`` of the model.
 
@@ -236,7 +236,7 @@ def record(
     Args:
         model: The model.
         picture: The picture.
-        blocks: As in :class:`DATRecorder`, and so the next two.
+        blocks: As in [`DATRecorder`][], and so the next two.
         queries_xy: Pixels (x, y) whose attention is wanted.
         received: Whether to compute how much attention each key receives.
 

@@ -26,7 +26,7 @@ class PointsHook(Hook):
     The points of the last deformable block of each stage are drawn to all
     backends of the runner's visualiser (local files, TensorBoard, WandB, ...)
     as ``points_<i>``, and numbers go to them as ``points/<name>``, see
-    :func:`mmdat.visualization.offset_statistics`. Training itself is not
+    [`offset_statistics`][]. Training itself is not
     changed. In distributed training the first process does it alone.
 
     One line in a config does it::

@@ -2,7 +2,7 @@
 """Noting points and attention during one forward pass.
 
 Nothing of a model is changed: hooks of torch look on while
-:class:`DATRecorder` is active and are gone afterwards.
+``DATRecorder`` is active and are gone afterwards.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

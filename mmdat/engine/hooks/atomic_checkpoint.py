@@ -66,7 +66,7 @@ class WholeFilesBackend(LocalBackend):
             raise
 
     def remove(self, filepath: str | Path) -> None:
-        """Removes a file, now or as :meth:`removing_last` says."""
+        """Removes a file, now or as ``removing_last`` says."""
         if self._postponed is None:
             super().remove(filepath)
         else:
@@ -152,8 +152,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     Folders that are not local are left to their own backend.
 
-    Args:
-        **kwargs: As in :class:`mmengine.hooks.CheckpointHook`.
+    The arguments are those of ``mmengine.hooks.CheckpointHook``.
     """
 
     _told = False  # that a metric is missing

@@ -55,7 +55,7 @@ def window_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.window_attention`."""
+    """See ``mmdat.ops.window_attention``."""
     bias = bias.to(q.dtype)
     outs = []
     for part in layout.parts():

@@ -2,7 +2,7 @@
 """Deformable attention with a table bias, as matrix products in the cache.
 
 The queries are cut into tiles, the keys of a tile into blocks; scores exist
-for one block at a time, keys first, since that is how :mod:`.bias` makes
+for one block at a time, keys first, since that is how ``.bias`` makes
 their bias. Sums over the keys are carried on from block to block (Milakov and
 Gimelshein, 2018). The backward pass computes the weights of a block again
 from the row max and the row sum of each query, as flash attention does, so
@@ -319,5 +319,5 @@ def deformable_attention(
     scale: float,
     dropout: float = 0.0,
 ) -> Tensor:
-    """See :func:`mmdat.ops.deformable_attention`."""
+    """See ``mmdat.ops.deformable_attention``."""
     return _attention(q, k, v, *bias, scale)[0]
