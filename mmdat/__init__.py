@@ -3,8 +3,9 @@
 
 Importing this package registers ``mmdat.models.DAT``, so that
 ``custom_imports = dict(imports=['mmdat'])`` is all a config needs, and lets
-configs inherit from those of every OpenMMLab package and of this one. Only
-torch and mmengine are imported.
+configs inherit from those of every OpenMMLab package and of this one. Without
+them, :func:`create_model` makes models as timm does. Only torch and mmengine
+are imported.
 """
 
 from importlib.util import find_spec
@@ -20,7 +21,16 @@ from .models import DAT
 from .utils.config_files import config_path
 from .utils.setup_env import setup_config_packages
 from .version import __version__
+from .zoo import create_model, list_models
+from .zoo.timm_hook import register_with_timm
 
 setup_config_packages()
+register_with_timm()
 
-__all__ = ['DAT', '__version__', 'config_path']
+__all__ = [
+    'DAT',
+    '__version__',
+    'config_path',
+    'create_model',
+    'list_models',
+]

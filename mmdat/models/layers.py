@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ..ops.custom_op import is_needed
 from ..ops.narrow_weights import narrowed
 from ..ops.precision import at_least_float32, autocast_off
+from .scripted.forms import Scriptable
+from .symbolic import one_node
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -45,7 +47,7 @@ class LayerScale(nn.Module):
         return x * self.weight
 
 
-class DropPath(nn.Module):
+class DropPath(Scriptable, nn.Module):
     """Drops a residual branch for whole samples (stochastic depth).
 
     Args:
@@ -56,6 +58,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Drops along the first axis, in training only."""
         if not self.training or self.rate == 0:
@@ -73,13 +76,14 @@ class DropPath(nn.Module):
         return f'rate={self.rate:.3f}'
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(Scriptable, nn.Conv2d):
     """A convolution between channels-last maps, (B, H, W, C).
 
     The permuted views have the memory format that convolutions know as
     ``torch.channels_last``, so nothing is copied.
     """
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H', W', C')."""
         x = x.permute(0, 3, 1, 2)
@@ -127,6 +131,7 @@ class PatchConv(Conv2d):
     def __init__(self, in_dim: int, dim: int, size: int, **kwargs) -> None:
         super().__init__(in_dim, dim, size, size, **kwargs)
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, ceil(H / s), ceil(W / s), C')."""
         return super().forward(pad_to_multiple(x, self.stride[0]))
