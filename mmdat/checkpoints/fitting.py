@@ -20,11 +20,11 @@ class Misfit:
         missing: Entries of the model that the checkpoint lacks.
         unexpected: Entries of the checkpoint that the model lacks.
         reshaped: Entries that both have, of different shapes.
-        unusable: Entries that cannot be copied, as they are no tensors or
-            such of another kind.
-        unsuited: Entries of whole, complex or truth values where floating
-            ones belong.
-        infinite: Entries with NaN or infinity in them.
+        unusable: Entries that cannot be copied: not tensors, or tensors of
+            another kind, such as sparse ones.
+        unsuited: Entries of integer, complex or boolean type where the model
+            has floating-point weights.
+        infinite: Entries with NaN or infinity.
     """
 
     missing: tuple[str, ...] = ()
@@ -67,8 +67,8 @@ class Misfit:
             (self.reshaped, 'of another shape'),
             (self.missing, 'missing'),
             (self.unexpected, 'unexpected'),
-            (self.unusable, 'no tensor that can be copied'),
-            (self.unsuited, 'of whole, complex or truth values'),
+            (self.unusable, 'not a tensor that can be copied'),
+            (self.unsuited, 'of integer, complex or boolean type'),
             (self.infinite, 'NaN or infinite in part'),
         )
         return ', '.join(

@@ -88,9 +88,9 @@ def _settle_norms(entries: dict[str, Any], own: dict[str, Tensor]) -> None:
     if starts_new:
         numbers = ', '.join(map(str, wanted))
         print_log(
-            f'The file is of a classifier, whose output norm belongs to its '
-            f'head: it is left out, and the output norms of this model '
-            f'(stages {numbers}) start new.',
+            f'The file is of a classifier. Its output norm belongs to the '
+            f'head and is not loaded; the output norms of this model (stages '
+            f'{numbers}) start new.',
             logger='current',
         )
 
@@ -126,7 +126,7 @@ def _settle_tables(
     if resized:
         print_log(
             f'Resized {len(resized)} position-bias tables to the resolution '
-            f'of the model, from {resized[0]} on.',
+            f'of the model, {resized[0]} first.',
             logger='current',
         )
     if taken:
@@ -136,7 +136,7 @@ def _settle_tables(
             f'Took {len(taken)} position-bias tables as they are in the file, '
             f'from {name} on: they were made for images of '
             f'{pixels_of(new, stage)} pixels and the model was built for '
-            f'{pixels_of(old, stage)}, which is no difference to DAT++. A '
+            f'{pixels_of(old, stage)}, which makes no difference to DAT++. A '
             f'training in several processes has to build the model with the '
             f"file's img_size.",
             logger='current',

@@ -188,7 +188,7 @@ def _why_not(path: Path, error: Exception) -> str:
     if re.match(rb'<[a-z!?/]', text):
         return (
             f'{path} is a web page, not a checkpoint: the download gave its '
-            f"site's page in place of the file; download it in a browser."
+            f"site's page instead of the file; download it in a browser."
         )
     asked = re.search(
         r'(?i)\b(?:GLOBAL|Unsupported class) (\w\S*\w)', str(error)
@@ -196,8 +196,8 @@ def _why_not(path: Path, error: Exception) -> str:
     if asked:
         return (
             f'{path} asks to run {asked[1]} while it is read, which weights '
-            f'have no need for, so it was refused and nothing was run; get '
-            f'the file from a source you trust and save its tensors alone.'
+            f'never need, so the file was refused and nothing was run; get '
+            f'it from a source you trust and save its tensors only.'
         )
     writer = 'torch.save'
     if path.suffix == safetensors_files.SUFFIX:

@@ -155,8 +155,8 @@ def _where(entries: Mapping[str, Any]) -> str:
         return 'it holds neither DAT nor DAT++, so use another file'
     if set(places) & set(_PLACES):
         return (
-            'leave out prefix, as whole models and backbones alone are told '
-            'apart by themselves'
+            'leave out prefix, because whole models and single backbones are '
+            'recognised without it'
         )
     offered = ' or '.join(f"prefix='{place}'" for place in places)
     return f'give init_cfg {offered}'

@@ -129,7 +129,7 @@ def _end_with(launcher: int) -> None:
             time.sleep(_LOOK)
         if speaks():
             print(
-                'torchrun is gone, so its processes end.',
+                'torchrun has ended, so its processes end.',
                 file=sys.stderr,
                 flush=True,
             )

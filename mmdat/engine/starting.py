@@ -93,9 +93,9 @@ def warn_of_random_start(cfg: Config, pretrained: str | None) -> None:
         ):
             continue
         _warn(
-            f'{place} starts from random weights, and the results that are '
-            f'reported are of backbones that start from ImageNet; add '
-            f'--pretrained FILE, or --pretrained none if it is meant.'
+            f'{place} starts from random weights, but the reported results '
+            f'start from ImageNet weights; add --pretrained FILE, or '
+            f'--pretrained none if you mean it.'
         )
 
 

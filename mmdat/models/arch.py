@@ -239,7 +239,7 @@ def resolve_arch(
     require(
         is_number(ratio)
         and all(int(stage.dim * ratio) >= 1 for stage in stages),
-        'mlp_ratio must leave each MLP a channel, so be positive',
+        'mlp_ratio must give each MLP at least one channel',
         ratio,
     )
     check_flags(
@@ -259,7 +259,7 @@ def _named_settings(arch: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arch, str):
         if arch.lower() not in ARCH_ZOO:
             close = get_close_matches(arch.lower(), ARCH_ZOO, 1)
-            nearest = f'; {close[0]} is meant, perhaps' if close else ''
+            nearest = f'; a similar name is {close[0]}' if close else ''
             raise SettingError(
                 f'arch must be a dict or one of {", ".join(ARCH_ZOO)}; got '
                 f'{arch!r}{nearest}.'

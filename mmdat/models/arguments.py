@@ -24,8 +24,8 @@ _ELSEWHERE = {
     'depths': _IN_ARCH,
     'num_heads': _IN_ARCH,
     'num_classes': 'num_classes of the head',
-    'norm_cfg': 'nothing, as all norms are layer norms',
-    'style': 'nothing, as this is no ResNet',
+    'norm_cfg': 'not needed: all norms are layer norms',
+    'style': 'not needed: it is for ResNets',
     'depth': "arch, such as 'dat_t'",
 }
 
@@ -59,9 +59,9 @@ def _sentence(owner: str, unknown: list[str], known: list[str]) -> str:
     if meant is None:
         close = get_close_matches(name, known, 1, 0.5)
         meant = close[0] if close else None
-    advice = f'take one of {", ".join(known)}'
+    advice = f'use one of {", ".join(known)}'
     if meant is not None:
-        advice = f'{meant} is meant, perhaps'
+        advice = f'the argument here is {meant}'
     return (
         f'{owner}.__init__() got an unexpected keyword argument {name!r}; '
         f'{advice}.'

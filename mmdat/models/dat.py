@@ -333,8 +333,8 @@ def _check_backend(backend: Any, arch: Architecture) -> None:
     known = [name for name in BACKEND_NAMES if name in backend_names(letters)]
     require(
         backend is None or backend in known,
-        f'backend must be one of those that attentions of this model have, '
-        f'{", ".join(known) or "none"}, or None to choose by itself',
+        f'backend must be one that an attention of this model has, '
+        f'{", ".join(known) or "none"}, or None to choose automatically',
         backend,
     )
 

@@ -84,7 +84,7 @@ def one_sentence_errors(command: str) -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         more = ''
         if command == 'train':
-            more = '; add --resume to go on from the last checkpoint'
+            more = '; add --resume to continue from the last checkpoint'
         if REFUSALS not in os.environ and speaks():
             print(f'\n{command}: interrupted{more}.', file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):

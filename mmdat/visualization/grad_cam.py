@@ -183,10 +183,11 @@ def _score(
         ]
         if not len(chosen):
             raise UserError(
-                f'The detector found no object of class {target}, so nothing '
-                f'speaks for it; choose another target.'
+                f'The detector found no object of class {target}, so there is '
+                f'no score to explain; choose another target.'
                 if target is not None
-                else 'The detector found nothing, so nothing speaks for it.'
+                else 'The detector found no object, so there is no score to '
+                'explain.'
             )
         return chosen.sum(), target
     logits = model(inputs, samples, mode='tensor')[0]
@@ -203,8 +204,8 @@ def _score(
     where = likeliest == target
     if not where.any():
         raise UserError(
-            f'Class {target} is the likeliest nowhere, so nothing speaks for '
-            f'it; choose another target.'
+            f'No pixel has class {target} as its most likely one, so there is '
+            f'no score to explain; choose another target.'
         )
     return logits[target][where].mean(), target
 

@@ -38,7 +38,7 @@ class DigitsOptions:
             `crop_size`.
         crop_brightness: Of the photograph behind their digit, 1 as it is, 0
             black.
-        seed: Source of all chance.
+        seed: Random seed.
     """
 
     train: int = 2000
@@ -113,7 +113,7 @@ def make_digits(root: str | Path, options: DigitsOptions) -> Path:
             )
         if not root.is_dir() or any(root.iterdir()):
             raise FileExistsError(
-                f'{root} exists and is no digits data set; choose another '
+                f'{root} exists and is not a digits data set; choose another '
                 f'folder.'
             )
         root.rmdir()

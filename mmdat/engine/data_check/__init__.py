@@ -36,7 +36,7 @@ def check_data_and_model(
         cfg: The config.
         splits: Which data is needed, out of ``'train'``, ``'val'``,
             ``'test'``.
-        channels: Of the maps that the backbone puts out, if known.
+        channels: Of the maps that the backbone outputs, if known.
         processes: Of the run.
 
     Returns:
@@ -86,8 +86,8 @@ def _leaving_alone(what: str, report: Report) -> Iterator[None]:
         yield
     except Exception as error:
         report.warn(
-            f'{what} has a form that is not known to the check of data and '
-            f'model, so that left it out ({type(error).__name__}: {error}).'
+            f'{what} could not be compared with the model, so this check was '
+            f'skipped ({type(error).__name__}: {error}).'
         )
 
 

@@ -125,8 +125,8 @@ def _not_written(path: Path, error: OSError) -> UserFileError:
     reason = error.strerror or type(error).__name__
     return UserFileError(
         f'{path} could not be written ({reason}) and training ended; earlier '
-        f'checkpoints are as they were, so make room or set another '
-        f'--work-dir, and go on with --resume.'
+        f'checkpoints are unchanged, so free disk space or set another '
+        f'--work-dir, and continue with --resume.'
     )
 
 
@@ -187,9 +187,9 @@ class AtomicCheckpointHook(CheckpointHook):
             if not self._told:
                 runner.logger.warning(
                     f'save_best names {", ".join(missing)}, which the '
-                    f'evaluation does not give (it gives '
-                    f'{", ".join(metrics)}), so no best checkpoint is kept by '
-                    f'it; set default_hooks.checkpoint.save_best.'
+                    f'evaluation does not compute (it computes '
+                    f'{", ".join(metrics)}), so no best checkpoint is kept '
+                    f'for it; set default_hooks.checkpoint.save_best.'
                 )
             self._told = True
             metrics = {**metrics, **dict.fromkeys(missing)}

@@ -74,8 +74,8 @@ class CheckFiniteHook(Hook):
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if scaler is not None and self._bad <= self.patience:
             runner.logger.warning(
-                f'{which} in iteration {runner.iter + 1}; its update is left '
-                f'out.'
+                f'{which} in iteration {runner.iter + 1}; its update is '
+                f'skipped.'
             )
             return
         self._stop(runner, f'{which} in iteration {runner.iter + 1}')

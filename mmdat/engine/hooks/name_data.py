@@ -65,7 +65,7 @@ class _NamingCompose(Compose):
         bad = [int(i) for i in flat if not 0 <= i < self.classes]
         if bad:
             raise ValueError(
-                f'its label {bad[0]} is none of 0 to {self.classes - 1}'
+                f'its label {bad[0]} is not in 0 to {self.classes - 1}'
             )
 
     def _check_map(self, data: dict) -> None:
@@ -92,7 +92,7 @@ class _NamingCompose(Compose):
             if len(bad):
                 raise ValueError(
                     f'its label map has the label {bad[0]}, as it is loaded, '
-                    f'which is none of 0 to {self.classes - 1} nor the '
+                    f'which is neither in 0 to {self.classes - 1} nor the '
                     f'ignored {self.ignored}'
                 )
 
