@@ -37,7 +37,7 @@ _FUSED_ATTENTION = (
     '_scaled_dot_product_fused_attention_overrideable',
 )
 _PRODUCTS = ('bmm', 'baddbmm')
-# # Attentions with several backends.
+# Attentions with several backends.
 _WITH_BACKENDS = (DeformableAttention, NeighborhoodAttention, WindowAttention)
 
 

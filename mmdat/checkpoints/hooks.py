@@ -113,7 +113,7 @@ def _settle_tables(
         if name not in own or not isinstance(value, Tensor):
             continue
         if _is_kept(backbone, name, value, own[name]):
-            # # The parameter gets new storage and stays the same object, so
+            # The parameter gets new storage and stays the same object, so
             # that optimisers and averages keep their reference to it.
             table = backbone.get_parameter(name)
             table.data = table.data.new_empty(value.shape)

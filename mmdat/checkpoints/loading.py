@@ -21,7 +21,7 @@ from .released import unwrap
 
 # Makes torch.load refuse code wherever it is called.
 _FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-# # Bytes by which the members of a zip may exceed its size.
+# Bytes by which the members of a zip may exceed its size.
 _SLACK = 1 << 20
 
 
@@ -136,7 +136,7 @@ def load_checkpoint_file(
         content = _read(path, map_location)
     except UserError:
         raise
-    except Exception as error:  # # a damaged file can cause any error
+    except Exception as error:  # a damaged file can cause any error
         raise UserError(_why_not(path, error)) from error
     if not isinstance(content, Mapping):
         raise UserError(

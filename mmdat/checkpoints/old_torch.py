@@ -17,7 +17,7 @@ import torch
 from mmengine.utils import digit_version
 from torch import _weights_only_unpickler
 
-# # The first version that can allow a type under another name.
+# The first version that can allow a type under another name.
 FIRST_ABLE = '2.6.0'
 
 
@@ -93,7 +93,7 @@ def _unpickler(types: list[Any]) -> type:
                 raise pickle.UnpicklingError('not of protocol 2')
 
         def load_build(self) -> None:
-            # # A state may change an object of the file, but never a type or
+            # A state may change an object of the file, but never a type or
             # function, which the whole process shares.
             if isinstance(self.stack[-2], type | FunctionType):
                 raise pickle.UnpicklingError('a state for what is no data')

@@ -17,7 +17,7 @@ from ..utils.errors import UserError
 
 SUFFIX = '.safetensors'
 
-# # The description of the weights is one JSON entry of the header: the order
+# The description of the weights is one JSON entry of the header: the order
 # of several entries, and so the hash of the file, would vary from run to run.
 _META = 'mmdat'
 

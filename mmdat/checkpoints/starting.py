@@ -18,7 +18,7 @@ from .tables import fit
 
 # How the names of a DAT's first layer start: the authors' and ours.
 _FIRST = re.compile(r'(?:^|(?<=\.))(?:patch_proj|patch_embed\.conv1)\.')
-_PLACES = ('', 'backbone.')  # # prefixes that need not be given
+_PLACES = ('', 'backbone.')  # prefixes that need not be given
 
 
 def start_from(

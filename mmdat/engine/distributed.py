@@ -2,8 +2,7 @@
 """Several processes: their start, one check for all, and their end.
 
 On the CPU they communicate through gloo, and DDP runs there. On GPUs mmengine
-does
-most of this itself.
+does most of this.
 """
 
 import os
@@ -27,7 +26,7 @@ from ..utils.errors import UserError, speaks
 
 # How often a process looks whether its launcher is alive, in seconds.
 _LOOK = 1.0
-# # Variables that mpirun sets: rank, number of processes, local rank. The
+# Variables that mpirun sets: rank, number of processes, local rank. The
 # first row is of Open MPI, the second of MPICH and its descendants.
 _MPI = (
     (

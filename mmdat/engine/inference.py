@@ -19,7 +19,7 @@ from .lettering import with_lines
 from .weights import check_fits
 from .whole_pictures import check_whole, is_needed
 
-# # Classes with a smaller share of the picture are not listed.
+# Classes with a smaller share of the picture are not listed.
 SMALLEST_SHARE = 0.005
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Checks before a run, so that what is wrong is said at once and clearly."""
+"""Checks before a run, so that problems are reported at once."""
 
 from importlib.util import find_spec
 

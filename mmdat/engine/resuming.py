@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Which checkpoint an interrupted training goes on from."""
+"""The checkpoint from which an interrupted training continues."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -35,8 +35,8 @@ def set_resume(cfg: Config, resume: str | None) -> Mapping[str, Any]:
     the config names in ``load_from``, as a first run does. A file that cannot
     be read is skipped with a warning, and the one before it is used.
 
-    A run whose config has no seed goes on with the one it had chosen, so that
-    the order of the data is the same.
+    If the config has no seed, the run continues with the seed that it chose
+    before, so the order of the data is the same.
 
     Args:
         cfg: The config, whose work dir is set.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What a backbone says to arguments that it does not have."""
+"""Error messages for unknown arguments of a backbone."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from typing import Any
 from ..utils.errors import SettingError
 
 _IN_ARCH = 'arch=dict(embed_dims=..., depths=..., num_heads=...)'
-# What other backbones call it.
+# Names in other backbones.
 _ELSEWHERE = {
     'in_chans': 'in_channels',
     'drop_path': 'drop_path_rate',
@@ -31,11 +31,11 @@ _ELSEWHERE = {
 
 
 def takes_known_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """Lets an ``__init__`` name the argument that an unknown one stands for.
+    """Lets an ``__init__`` suggest the right name of an unknown argument.
 
-    It also takes ``pretrained``, which older bases of OpenMMLab set on any
-    backbone: None is nothing, and a file or URL what ``init_cfg=dict(
-    type='Pretrained', checkpoint=...)`` says.
+    It also accepts ``pretrained``, which older base configs of OpenMMLab set:
+    None has no effect, and a file or URL means
+    ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
     """
     known = [name for name in signature(init).parameters if name != 'self']
 

@@ -1,10 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The seam: where layers that follow each other run as one piece.
+"""The seam: where consecutive layers are computed together.
 
-Models call their layers, and ask here first. One predicate answers: every
-layer is exactly PyTorch's, with the settings that the fast code computes, and
-nobody sees, changes, records or transforms what passes between the layers. If
-anything differs, all layers run as they are.
+Models ask here before they call their layers. One predicate decides: every
+layer has exactly PyTorch's class and the settings that the fast code computes,
+and nothing observes, changes, records or transforms the values between the
+layers. Otherwise all layers run one by one.
 
 ``with fused.disabled():`` or ``MMDAT_FUSED=0`` turns everything here off.
 """
@@ -39,7 +39,7 @@ _enabled = True
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """A context in which all layers of all models run as they are."""
+    """A context in which all layers of all models run one by one."""
     global _enabled
     before, _enabled = _enabled, False
     try:
@@ -93,7 +93,7 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
 
 
 def _sum(x: Tensor, out: Tensor, in_place: bool) -> Tensor:
-    """``x + out``, in `out` if nobody else has it.
+    """``x + out``, in place in `out` if it is not used elsewhere.
 
     Compilers see the pixels along one axis: Inductor takes a sum of
     (B, H, W, C) for (B, C, H, W), as convolutions have it, and copies it to
@@ -185,7 +185,7 @@ def _is_on_cpu(x: Tensor) -> bool:
 def _may_fuse(
     x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
 ) -> bool:
-    """Whether nobody could tell one piece from these layers in turn.
+    """Whether fusing these layers cannot be observed.
 
     Args:
         x: What goes into them.
@@ -279,7 +279,7 @@ def may_be_one_piece(**layers: type[nn.Module]) -> Callable[[type], type]:
 def _is_stock(
     layer: nn.Module, kind: type[nn.Module] | None, x: Tensor
 ) -> bool:
-    """Whether a layer is exactly what its class says, and nobody looks."""
+    """Whether a layer is of exactly its stock class, without observers."""
     return (
         type(layer) is kind
         and kind.forward is _FORWARDS.get(kind)

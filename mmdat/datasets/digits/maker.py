@@ -102,7 +102,7 @@ def make_digits(root: str | Path, options: DigitsOptions) -> Path:
         manifest = root / MANIFEST
         if manifest.is_file():
             found = json.loads(manifest.read_text()).get('options')
-            # # A data set made before an option existed has its default.
+            # A data set made before an option existed has its default.
             if isinstance(found, dict):
                 found = {**_plain(DigitsOptions()), **found}
             if found == wanted:

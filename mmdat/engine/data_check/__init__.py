@@ -110,7 +110,7 @@ def _classes(part: Part) -> int | None:
 def _plain(part: Part) -> bool:
     """Whether its classes are those that heads count."""
     metainfo = getattr(part.type, 'METAINFO', {})
-    # # Panoptic data sets have two kinds of classes, and data sets with texts
+    # Panoptic data sets have two kinds of classes, and data sets with texts
     # have open ones.
     return not (
         part.classes is None

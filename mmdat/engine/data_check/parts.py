@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, Registry
 
 from ..data_files import datasets_of, evaluators_of
 
-# # Modules that define the reading method of a data set, for data sets with
+# Modules that define the reading method of a data set, for data sets with
 # known rules. A user's class with a reading method of its own is not checked.
 _READERS = {
     'mmdet.datasets.coco': 'coco',

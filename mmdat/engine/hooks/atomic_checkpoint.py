@@ -100,7 +100,7 @@ def _open_part(path: Path) -> tuple[Path, BinaryIO]:
     file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, 0o666), 'wb')
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # # Its owner may have renamed it before it released the lock.
+        # Its owner may have renamed it before it released the lock.
         if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
             with suppress(OSError):  # of something that has no length
                 file.truncate(0)

@@ -116,7 +116,7 @@ class CheckFiniteHook(Hook):
             f'Training diverged: {what}. Lower the learning rate, warm up for '
             f'longer, or add optim_wrapper.clip_grad=dict(max_norm=1); {last}.'
         )
-        if not is_main_process():  # # only that one prints errors
+        if not is_main_process():  # only that one prints errors
             runner.logger.error(error)
         raise error
 
