@@ -217,8 +217,7 @@ def curves_figure(
 
 
 def name_apart(runs: Sequence[Run], work_dirs: Sequence[str]) -> list[Run]:
-    """Runs with unique names: their paths, if their folders have the same
-    name."""
+    """Runs with unique names, which are paths where folders agree."""
     names = [run.name for run in runs]
     return [
         Run(str(path), run.curves) if names.count(run.name) > 1 else run

@@ -42,8 +42,7 @@ class Findings:
     label_map: np.ndarray | None = None
 
     def objects_mask(self, size: tuple[int, int]) -> np.ndarray:
-        """Pixels (H, W) on any object: in its mask, or in its box without
-        masks."""
+        """Pixels (H, W) on any object: in its mask, else in its box."""
         if self.masks is not None and len(self.masks):
             return self.masks.any(axis=0)
         inside = np.zeros(size, bool)
