@@ -74,6 +74,8 @@ EXTRAS['dev'] = [
     'safetensors',
     'scikit-image',
     'scikit-learn',
+    'segmentation-models-pytorch',
+    'timm',
     'tqdm',
 ]
 

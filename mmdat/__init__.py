@@ -3,7 +3,8 @@
 
 Importing this package registers ``mmdat.models.DAT``, so a config needs only
 ``custom_imports = dict(imports=['mmdat'])``. It also lets configs inherit from
-those of every OpenMMLab package and of this one. It imports torch and mmengine
+those of every OpenMMLab package and of this one. Without OpenMMLab packages,
+``create_model`` makes models as timm does. The import needs torch and mmengine
 only.
 """
 
@@ -20,7 +21,16 @@ from .models import DAT
 from .utils.config_files import config_path
 from .utils.setup_env import setup_config_packages
 from .version import __version__
+from .zoo import create_model, list_models
+from .zoo.timm_hook import register_with_timm
 
 setup_config_packages()
+register_with_timm()
 
-__all__ = ['DAT', '__version__', 'config_path']
+__all__ = [
+    'DAT',
+    '__version__',
+    'config_path',
+    'create_model',
+    'list_models',
+]

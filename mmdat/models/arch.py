@@ -177,8 +177,8 @@ def resolve_arch(
     """
     settings = _named_settings(arch)
     settings.update((k, v) for k, v in overrides.items() if v is not None)
-    depths = settings['depths'] = _per_stage('depths', settings['depths'])
-    heads = settings['num_heads'] = _per_stage(
+    depths = settings['depths'] = per_stage('depths', settings['depths'])
+    heads = settings['num_heads'] = per_stage(
         'num_heads', settings['num_heads']
     )
     require(
@@ -206,7 +206,7 @@ def resolve_arch(
     )
     settings['attentions'] = [''.join(letters) for letters in attentions]
     columns = {
-        f.name: _per_stage(f.name, settings[f.name])
+        f.name: per_stage(f.name, settings[f.name])
         for f in fields(StageSettings)
         if f.name in settings
     }
@@ -283,7 +283,7 @@ def _named_settings(arch: str | Mapping[str, Any]) -> dict[str, Any]:
     return {**COMMON, **FAMILIES[family], **arch, 'family': family}
 
 
-def _per_stage(name: str, value: Any) -> list[Any]:
+def per_stage(name: str, value: Any) -> list[Any]:
     """One value for each stage; a single value serves all four."""
     if isinstance(value, list | tuple):
         require(
@@ -299,7 +299,7 @@ def _widths(value: Any) -> list[Any]:
     """Channels of the stages; one number is doubled from stage to stage."""
     if is_whole(value):
         return [value * 2**i for i in range(NUM_STAGES)]
-    return _per_stage('embed_dims', value)
+    return per_stage('embed_dims', value)
 
 
 def _map_sizes(img_size: int | Sequence[int]) -> list[tuple[int, int]]:

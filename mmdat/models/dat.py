@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
@@ -21,19 +22,23 @@ from .arch import (
     check_flags,
     check_rates,
     is_whole,
+    per_stage,
     require,
     resolve_arch,
 )
 from .arguments import takes_known_arguments
 from .block import Stage, backend_names
 from .embed import down_projection, patch_embedding
+from .feature_info import FeatureInfo, feature_info
+from .scripted.forms import Scriptable
+from .symbolic import is_symbolic
 
 
 # Also in mmengine's root registry, so that ``type='DAT'`` resolves from the
 # scope of any OpenMMLab package once mmdat is imported.
 @MMENGINE_MODELS.register_module()
 @MODELS.register_module()
-class DAT(BaseModule):
+class DAT(Scriptable, BaseModule):
     """Deformable Attention Transformer.
 
     A backbone with four stages, after [Vision Transformer with Deformable
@@ -88,7 +93,7 @@ class DAT(BaseModule):
         norm_eval: Keep norm layers in eval mode. The result is the same,
             because layer norms behave alike in both modes.
         with_cp: Gradient checkpointing: recompute blocks in the backward pass
-            to save memory.
+            to save memory; per stage. The first stages need the most memory.
         backend: Backend that all attentions which have it must use:
             ``'triton'``, ``'separable'``, ``'sdpa'`` or ``'reference'``. None
             chooses automatically.
@@ -140,7 +145,7 @@ class DAT(BaseModule):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        with_cp: bool = False,
+        with_cp: bool | Sequence[bool] = False,
         backend: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -154,7 +159,13 @@ class DAT(BaseModule):
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        check_flags(norm_eval=norm_eval, with_cp=with_cp)
+        check_flags(norm_eval=norm_eval)
+        check_flags(
+            **{
+                f'with_cp of stage {i}': flag
+                for i, flag in enumerate(per_stage('with_cp', with_cp))
+            }
+        )
         _check_backend(backend, resolved)
         require(
             is_whole(in_channels),
@@ -187,10 +198,12 @@ class DAT(BaseModule):
                 [next(rates) for _ in range(stage.depth)],
                 drop_rate,
                 attn_drop_rate,
-                with_cp,
+                again,
                 backend,
             )
-            for stage in resolved.stages
+            for stage, again in zip(
+                resolved.stages, per_stage('with_cp', with_cp)
+            )
         )
         self.downsamples = nn.ModuleList(
             down_projection(dims[i], dims[i + 1], conv)
@@ -217,6 +230,36 @@ class DAT(BaseModule):
         Raises:
             ValueError: `x` has another shape or an integer type.
         """
+        if not is_symbolic(x):
+            self._check_images(x)
+        images, outs = x, []
+        for i in range(NUM_STAGES):
+            x = self.stage_map(i, x)
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(x)
+                outs.append(_laid_out_like(images, out.permute(0, 3, 1, 2)))
+        return tuple(outs)
+
+    def stage_map(self, stage: int, x: Tensor) -> Tensor:
+        """One step through the pyramid.
+
+        Args:
+            stage: Number of the stage to run.
+            x: Images (B, in_channels, H, W) for stage 0, for others the map
+                (B, H, W, C) of the stage before.
+
+        Returns:
+            The stage's map (B, H', W', C'), not normalised.
+        """
+        if stage > 0:
+            x = self.downsamples[stage - 1](x)
+        else:
+            x = self.patch_embed(x.permute(0, 2, 3, 1))  # B, H / 4, W / 4, C
+            if self.stem_proj is not None:
+                x = self.stem_proj(x)
+        return self.stages[stage](x)
+
+    def _check_images(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape:
             raise ValueError(
                 f'DAT takes images of shape (B, {self.in_channels}, H, W) '
@@ -227,23 +270,11 @@ class DAT(BaseModule):
                 f'DAT takes images of a floating type; got {x.dtype}, '
                 f'normalise them first.'
             )
-        # Images in channels-last layout give maps in that layout.
-        last = x.stride(1) == 1 and x.stride(3) == x.shape[1] > 1
-        layout = torch.channels_last if last else torch.contiguous_format
-        x = self.patch_embed(x.permute(0, 2, 3, 1))  # B, H / 4, W / 4, C
-        if self.stem_proj is not None:
-            x = self.stem_proj(x)
-        outs = []
-        for i, stage in enumerate(self.stages):
-            if i > 0:
-                x = self.downsamples[i - 1](x)
-            x = stage(x)
-            if i in self.out_indices:
-                out = getattr(self, f'norm{i}')(x)
-                outs.append(
-                    out.permute(0, 3, 1, 2).contiguous(memory_format=layout)
-                )
-        return tuple(outs)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides of the maps, as timm's models tell them."""
+        return feature_info(self.arch, self.out_indices)
 
     def init_weights(self) -> None:
         """Initialises as `init_cfg` says; its checkpoint is read as data.
@@ -321,6 +352,16 @@ class DAT(BaseModule):
                 frozen.append(getattr(self, f'norm{i}'))
         for module in frozen:
             module.eval().requires_grad_(False)
+
+
+def _laid_out_like(images: Tensor, x: Tensor) -> Tensor:
+    """Whoever gives images with channels last goes on with such maps."""
+    if images.stride(1) == 1 and images.stride(3) == images.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous()
+
+
+torch.fx.wrap('_laid_out_like')  # one node of a symbolic trace
 
 
 def _check_out_indices(out_indices: Any) -> tuple[int, ...]:

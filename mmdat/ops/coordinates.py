@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .constants import constant
+from .sizes import at_least, at_most
 
 CONVENTIONS = ('dat', 'dat_pp')
 
@@ -34,9 +35,9 @@ def _axis(
     another step than 1 has a length that compilers cannot follow.
     """
     numbers = torch.arange(n, dtype=dtype, device=device)
-    if isinstance(span, Tensor):  # traced: right at sizes with and without 0
-        axis = (numbers + first / 2) / (span.clamp(min=1) / 2)
-        return axis * (span > 0)
+    if type(span) is not int:  # traced: right at sizes with and without 0
+        axis = (numbers + first / 2) / (at_least(span, 1) / 2)
+        return axis * at_most(span, 1)
     if span == 0:
         return torch.zeros_like(numbers)
     return (numbers + first / 2) / (span / 2)
@@ -134,6 +135,6 @@ def _cell(n: int, convention: str) -> float:
     """The length of an offset range of 1 on an axis of n keys."""
     if convention == 'dat':
         return 1 / n
-    if isinstance(n, Tensor):  # traced, as in `_axis`
-        return (n > 1) / (n - 1).clamp(min=1)
+    if type(n) is not int:  # traced, as in `_axis`
+        return at_most(n - 1, 1) / at_least(n - 1, 1)
     return 1 / (n - 1) if n > 1 else 0.0

@@ -20,6 +20,7 @@ from .precision import (
     autocast_off,
     must_repeat_exactly,
 )
+from .sizes import merge
 
 
 def sample_plainly(x: Tensor, points_yx: Tensor) -> Tensor:
@@ -29,7 +30,7 @@ def sample_plainly(x: Tensor, points_yx: Tensor) -> Tensor:
     maps = x.permute(0, 3, 1, 2).reshape(
         batch * groups, channels // groups, height, width
     )
-    grid_xy = points_yx.flip(-1).reshape(batch * groups, hk, wk, 2)
+    grid_xy = merge(points_yx).flip(-1)
     sample = _by_index if must_repeat_exactly(x) else grid_sample
     with autocast_off(x):
         samples = sample(at_least_float32(maps).to(grid_xy.dtype), grid_xy)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .plain_sampling import grid_sample_between
 from .precision import autocast_off
+from .sizes import is_known, merge
 
 
 class PositionBias(Protocol):
@@ -73,11 +74,11 @@ class TableBias(NamedTuple):
         heads, table_h, table_w = self.table.shape
         queries_yx = query_points_yx(self.query_y, self.query_x, start, stop)
         queries_xy = queries_yx.flip(-1) / 2
-        keys_xy = self.points_yx.flatten(2, 3).flatten(0, 1).flip(-1) / 2
+        keys_xy = merge(self.points_yx).flatten(1, 2).flip(-1) / 2
         tables = self.table.to(keys_xy.dtype).reshape(
             1, groups, heads // groups, table_h, table_w
         )
-        tables = tables.expand(batch, -1, -1, -1, -1).flatten(0, 1)
+        tables = merge(tables.expand(batch, -1, -1, -1, -1))
         bias = grid_sample_between(tables, queries_xy, keys_xy)
         return bias.reshape(batch, heads, *bias.shape[2:])
 
@@ -139,7 +140,7 @@ def resize_dense_scores(
     Returns:
         Tensor (heads, H' W', Hk' Wk').
     """
-    if from_sizes == to_sizes:
+    if is_known(*to_sizes) and from_sizes == to_sizes:
         return scores
     scores = scores.unflatten(2, from_sizes[2:])
     scores = F.interpolate(

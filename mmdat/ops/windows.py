@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .custom_op import is_needed
+from . import gathering
+from .custom_op import is_exporting
+from .sizes import ceil_div, is_needed, pad
 
 
 class WindowPart(NamedTuple):
@@ -47,7 +48,9 @@ class WindowLayout(NamedTuple):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of windows."""
-        return -(-self.height // self.size), -(-self.width // self.size)
+        return ceil_div(self.height, self.size), ceil_div(
+            self.width, self.size
+        )
 
     def parts(self) -> Iterator[WindowPart]:
         """All windows; in the order of windows those of a part are together.
@@ -63,7 +66,7 @@ class WindowLayout(NamedTuple):
                 )
                 windows = slice(start, start + count)
                 yield WindowPart(windows, rows, columns, seam_y, seam_x)
-                start = start + count  # a tensor while TorchScript traces
+                start += count
 
     def _spans(self, n: int) -> list[tuple[slice, bool]]:
         if not self.shift:
@@ -89,14 +92,17 @@ def split_windows(
         Windows (n, B, w * w, C).
     """
     size, shift = layout.size, layout.shift
+    if is_exporting():
+        return gathering.split_windows(x, *layout).to(
+            x.dtype if dtype is None else dtype
+        )
     rows, columns = layout.grid
     below, right = rows * size - layout.height, columns * size - layout.width
-    dtype = x.dtype if dtype is None else dtype
     padded = is_needed(below) or is_needed(right)
     if padded or shift:
         x = x.to(dtype)
     if padded:
-        x = F.pad(x, (0, 0, 0, right, 0, below))
+        x = pad(x, below, right)
     if shift:
         x = x.roll((-shift, -shift), (1, 2))
     grid = x.unflatten(1, (rows, size)).unflatten(3, (columns, size))
@@ -127,6 +133,8 @@ def join_windows(windows: Tensor, layout: WindowLayout) -> Tensor:
         Map (B, H, W, C).
     """
     size, shift = layout.size, layout.shift
+    if is_exporting():
+        return gathering.join_windows(windows, *layout)
     windows = windows.unflatten(2, (size, size))
     bands: list[list[Tensor]] = []
     rows = None

@@ -3,6 +3,7 @@
 
 import re
 import shlex
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -200,3 +201,34 @@ def test_the_walk_names_each_file_once():
     assert sorted(named) == sorted(
         f.relative_to(package).as_posix() for f in wanted
     )
+
+
+def launched():
+    """The first two launches of README, each in one process."""
+    text = '\n'.join(blocks(ROOT / 'README.md', ('bash',)))
+    lines = text.replace('\\\n', ' ').splitlines()
+    lines = [line for line in lines if line.startswith('tools/dist_')]
+    return [re.sub(r' 8( |$)', ' 1 ', line, count=1) for line in lines[:2]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (ROOT / '.venv/bin/python').exists(), reason='set up another way'
+)
+def test_launches_from_a_plain_shell_end_with_a_sentence(tmp_path):
+    """Nobody activated .venv, and there is neither COCO nor a weight file."""
+    commands = launched()
+    assert len(commands) == 2
+    for command in commands:
+        done = subprocess.run(
+            ['bash', '-c', command],
+            cwd=ROOT,
+            env=dict(HOME=str(tmp_path), PATH='/usr/bin:/bin'),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr
+        first, *_, last = done.stderr.strip().splitlines()
+        assert 'source' in first and '.venv/bin/activate' in first
+        assert re.search(r'There is no checkpoint .+; check', last), last
+        assert 'Traceback' not in done.stderr + done.stdout

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import reference
 from ..custom_op import (
     HAS_OPERATORS,
     is_compiling,
@@ -23,6 +22,7 @@ from ..custom_op import (
     operator,
     recompute_in_backward,
 )
+from . import any_size
 from . import shared_bias as small_bias
 
 
@@ -302,8 +302,8 @@ def neighborhood_attention(
 ) -> Tensor:
     """See ``mmdat.ops.neighborhood_attention``."""
     table = bias_table.to(q.dtype)
-    if is_exporting():  # a graph for all sizes has no tiles
-        return reference.neighborhood_attention(
+    if is_exporting():  # a graph for all sizes knows no regions
+        return any_size.neighborhood_attention(
             q, k, v, table, kernel_size, scale, dropout
         )
     one_graph = is_compiling() and HAS_OPERATORS and not dropout
