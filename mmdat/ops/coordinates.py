@@ -67,7 +67,7 @@ def _cell_yx(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """What an offset of 1 times a factor means along y and x, shape (2,)."""
+    """The length of an offset of `factor` cells along y and x, shape (2,)."""
     cells = [factor * _cell(n, convention) for n in (hk, wk)]
     return torch.cat(
         [torch.full((1,), c, dtype=dtype, device=device) for c in cells]
@@ -80,7 +80,7 @@ def reference_axis(n: int, convention: str, like: Tensor) -> Tensor:
     Args:
         n: Number of reference points.
         convention: ``'dat'`` or ``'dat_pp'``.
-        like: A tensor whose dtype and device are taken.
+        like: A tensor with the dtype and device of the result.
 
     Returns:
         Tensor of shape (n,).
@@ -100,7 +100,7 @@ def query_axis(n: int, convention: str, like: Tensor) -> Tensor:
 def reference_points_yx(
     hk: int, wk: int, convention: str, like: Tensor
 ) -> Tensor:
-    """The regular grid the keys are moved from, shape (Hk, Wk, 2)."""
+    """The regular grid of reference points, shape (Hk, Wk, 2)."""
     return _points_yx(hk, wk, convention, like.dtype, like.device)
 
 
@@ -132,7 +132,7 @@ def deformed_points_yx(
 
 
 def _cell(n: int, convention: str) -> float:
-    """What an offset range of 1 means on an axis of n keys."""
+    """The length of an offset range of 1 on an axis of n keys."""
     if convention == 'dat':
         return 1 / n
     if type(n) is not int:  # traced, as in `_axis`

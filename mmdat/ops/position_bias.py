@@ -1,10 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Position biases of deformable attention, as functions of the query.
 
-Each class holds what one bias is made of and answers one question: which
-scores does it add for the queries ``start:stop`` (row-major over the query
-map) against all keys? A backend may thus ask for a few queries at a time and
-never hold the whole (queries x keys) array.
+Each class holds the tensors of one bias. Its method ``rows`` returns the
+scores that it adds for the queries ``start:stop`` (row-major over the query
+map) and all keys. So a backend can process a few queries at a time and never
+needs the whole (queries x keys) array.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from .sizes import is_known, merge
 
 
 class PositionBias(Protocol):
-    """What a backend needs to know of a bias."""
+    """The interface of a bias for backends."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Scores (B or 1, heads, stop - start, Ns) to add before softmax."""
@@ -133,9 +133,9 @@ def resize_dense_scores(
 
     Args:
         scores: (heads, H W, Hk Wk).
-        from_sizes: H, W, Hk, Wk it was made for.
-        to_sizes: H, W, Hk, Wk wanted; bilinear, corners kept, first over the
-            keys and then over the queries.
+        from_sizes: H, W, Hk, Wk of the given scores.
+        to_sizes: H, W, Hk, Wk of the result. Interpolation is bilinear with
+            aligned corners, first over the keys and then over the queries.
 
     Returns:
         Tensor (heads, H' W', Hk' Wk').

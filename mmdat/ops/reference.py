@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Plain PyTorch: every intermediate written out, nothing clever.
+"""Every formula in plain PyTorch, with all intermediate results.
 
-Slow and hungry for memory, but readable at a glance; the fast backends are
-tested against it and it against an independent float64 oracle.
+It is slow and needs much memory, but is easy to read. The fast backends are
+tested against it, and it is tested against an independent float64 reference.
 """
 
 import torch

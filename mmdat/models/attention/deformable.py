@@ -40,7 +40,7 @@ class DeformableAttention(nn.Module):
         map_size: (H, W) of the map at the training resolution, which gives
             the position-bias table its size.
         convention: Coordinates of ``'dat'`` or ``'dat_pp'``, see
-            :mod:`mmdat.ops.coordinates`.
+            ``mmdat.ops.coordinates``.
         offset_kernel: Side of the convolution that predicts the offsets.
         stride: Queries per key along each axis.
         offset_range: Largest offset in cells of the key grid, -1 for none.
@@ -53,7 +53,7 @@ class DeformableAttention(nn.Module):
             displacement) and ``'none'``.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.deformable_attention`.
+        backend: See ``mmdat.ops.deformable_attention``.
     """
 
     def __init__(

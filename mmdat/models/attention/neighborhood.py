@@ -23,7 +23,7 @@ class NeighborhoodAttention(nn.Module):
         kernel_size: Side of the neighbourhood, odd.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.neighborhood_attention`.
+        backend: See ``mmdat.ops.neighborhood_attention``.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class WindowAttention(nn.Module):
             ``ceil(window_size / 2)`` where Swin takes the floor.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.window_attention`.
+        backend: See ``mmdat.ops.window_attention``.
     """
 
     def __init__(

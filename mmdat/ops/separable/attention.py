@@ -283,9 +283,9 @@ def not_supported(
     if not HAS_OPERATORS:
         return f'torch 2.4 or newer is needed; this is {torch.__version__}.'
     if not isinstance(bias, TableBias):
-        return f'it reads bias tables only; got {type(bias).__name__}.'
+        return f'it supports bias tables only; got {type(bias).__name__}.'
     if dropout:
-        return f'it drops no attention weights; got dropout={dropout}.'
+        return f'it does not support dropout; got dropout={dropout}.'
     return None
 
 
@@ -301,13 +301,13 @@ def slower(
     if must_repeat_exactly(q):
         return None
     if q.device.type != 'cpu':
-        return f'its blocks are made for caches of CPUs; got {q.device}.'
+        return f'it runs on a CPU only; got {q.device}.'
     if is_exporting():
         return 'an exported graph should show plain operations.'
     pairs = q.shape[2] * k.shape[2]
     least = LEAST_PAIRS[torch.is_grad_enabled()]
     if pairs < least:
-        return f'it pays from {least} pairs of query and key on; got {pairs}.'
+        return f'it is slower below {least} query-key pairs; got {pairs}.'
     return None
 
 

@@ -82,7 +82,7 @@ def train(
     if outcome.code:
         raise UserError(
             f'Training {variant.label} ended with code {outcome.code}; read '
-            f'{folder / "output.txt"}, mend the cause and run this again.'
+            f'{folder / "output.txt"}, fix the cause and run this again.'
         )
     logged = read_logs(folder)
     result = dict(
