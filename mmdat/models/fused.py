@@ -1,10 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The seam: where layers that follow each other run as one piece.
+"""The seam: where consecutive layers are computed together.
 
-Models call their layers, and ask here first. One predicate answers: every
-layer is exactly PyTorch's, with the settings that the fast code computes, and
-nobody sees, changes, records or transforms what passes between the layers. If
-anything differs, all layers run as they are.
+Models ask here before they call their layers. One predicate decides: every
+layer has exactly PyTorch's class and the settings that the fast code computes,
+and nothing observes, changes, records or transforms the values between the
+layers. Otherwise all layers run one by one.
 
 ``with fused.disabled():`` or ``MMDAT_FUSED=0`` turns everything here off.
 """
@@ -66,7 +66,7 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
     """Runs a block in which branches may be one piece, or for a compiler.
 
     Args:
-        block: A :class:`mmdat.models.block.Block`.
+        block: A ``mmdat.models.block.Block``.
         x: Map (B, H, W, C).
 
     Returns:
@@ -93,7 +93,7 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
 
 
 def _sum(x: Tensor, out: Tensor, in_place: bool) -> Tensor:
-    """``x + out``, in `out` if nobody else has it.
+    """``x + out``, in place in `out` if it is not used elsewhere.
 
     Compilers see the pixels along one axis: Inductor takes a sum of
     (B, H, W, C) for (B, C, H, W), as convolutions have it, and copies it to

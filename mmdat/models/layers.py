@@ -4,12 +4,14 @@
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.custom_op import is_needed
+from ..ops.custom_op import is_exporting
 from ..ops.narrow_weights import narrowed
 from ..ops.precision import at_least_float32, autocast_off
+from ..ops.sizes import ceil_div, pad
+from .scripted.forms import Scriptable
+from .symbolic import one_node
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -45,7 +47,7 @@ class LayerScale(nn.Module):
         return x * self.weight
 
 
-class DropPath(nn.Module):
+class DropPath(Scriptable, nn.Module):
     """Drops a residual branch for whole samples (stochastic depth).
 
     Args:
@@ -56,6 +58,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Drops along the first axis, in training only."""
         if not self.training or self.rate == 0:
@@ -73,13 +76,14 @@ class DropPath(nn.Module):
         return f'rate={self.rate:.3f}'
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(Scriptable, nn.Conv2d):
     """A convolution between channels-last maps, (B, H, W, C).
 
     The permuted views have the memory format that convolutions know as
     ``torch.channels_last``, so nothing is copied.
     """
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H', W', C')."""
         x = x.permute(0, 3, 1, 2)
@@ -98,7 +102,8 @@ class Conv2d(nn.Conv2d):
         memory that was never written (seen with PyTorch 2.11).
         """
         return (
-            x.device.type == 'cpu'
+            not is_exporting()  # for any size, and without gradients
+            and x.device.type == 'cpu'
             and x.shape[3] < self.kernel_size[1]
             and self.stride[1] > 1
         )
@@ -115,10 +120,10 @@ class Conv2d(nn.Conv2d):
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pads (B, H, W, C) with zeros at the bottom right."""
     height, width = x.shape[1:3]
-    below, right = (-(-n // divisor) * divisor - n for n in (height, width))
-    if is_needed(below) or is_needed(right):
-        return F.pad(x, (0, 0, 0, right, 0, below))
-    return x
+    below, right = (
+        ceil_div(n, divisor) * divisor - n for n in (height, width)
+    )
+    return pad(x, below, right)
 
 
 class PatchConv(Conv2d):
@@ -127,6 +132,7 @@ class PatchConv(Conv2d):
     def __init__(self, in_dim: int, dim: int, size: int, **kwargs) -> None:
         super().__init__(in_dim, dim, size, size, **kwargs)
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, ceil(H / s), ceil(W / s), C')."""
         return super().forward(pad_to_multiple(x, self.stride[0]))

@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The question of the seam: could anybody tell fast code from the layers?
 
-See :mod:`mmdat.models.fused`, which asks.
+See ``mmdat.models.fused``, which asks.
 """
 
 import os
@@ -71,7 +71,7 @@ def may_fuse(
 def is_unseen(
     x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
 ) -> bool:
-    """As :func:`may_fuse`, of operations that may be counted or recorded."""
+    """As ``may_fuse``, of operations that may be counted or recorded."""
     return (
         _enabled
         and os.environ.get(ENVIRONMENT_VARIABLE) != '0'
@@ -142,7 +142,7 @@ def calls_by_the_seam(*names: str) -> Callable[[type], type]:
 
     Autocast therefore casts what it is given, and may find it cast. The
     branch calls its linear layers and convolutions of these names by
-    :func:`mmdat.models.fused.project` or as a :class:`.layers.Conv2d`.
+    ``mmdat.models.fused.project`` or as a ``.layers.Conv2d``.
     """
 
     def register(kind: type[nn.Module]) -> type[nn.Module]:
@@ -156,7 +156,7 @@ def calls_by_the_seam(*names: str) -> Callable[[type], type]:
 def may_be_one_piece(**layers: type[nn.Module]) -> Callable[[type], type]:
     """Class decorator for a branch that has a method `as_piece`.
 
-    That returns a :class:`Piece`, or None if a setting forbids it; it is
+    That returns a ``Piece``, or None if a setting forbids it; it is
     called only if the branch has exactly these `layers`, all plain.
     """
 

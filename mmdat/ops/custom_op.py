@@ -32,55 +32,6 @@ def is_exporting() -> bool:
     return torch.jit.is_tracing() or exporting()
 
 
-def at_least_zero(n: int) -> int:
-    """``max(n, 0)``, for a traced size too, where it stays a function of it.
-
-    Sizes are tensors while TorchScript traces, and Python's max would take
-    one of them for all sizes.
-    """
-    if isinstance(n, torch.Tensor):
-        return n.clamp(min=0)
-    return max(n, 0)
-
-
-def traced_for_one_size(sizes: Sequence[int]) -> Sequence[int]:
-    """Sizes that do not stay functions of the input in a TorchScript trace.
-
-    What is cut by them is cut alike for all inputs of a trace. As functions
-    of the input, they made exporters to ONNX divide by zero.
-    """
-    if torch.jit.is_tracing():
-        return tuple(int(n) for n in sizes)
-    return sizes
-
-
-def is_needed(padding: int) -> bool:
-    """Whether to pad by this much: always, where it depends on the input.
-
-    A graph for all sizes would otherwise be one for sizes without padding.
-    """
-    if type(padding) is int and is_compiling() and HAS_OPERATORS:
-        # It passes for a number while it stands for one.
-        from torch.fx.experimental import symbolic_shapes
-
-        return not symbolic_shapes.statically_known_true(padding == 0)
-    return type(padding) is not int or padding != 0
-
-
-def cut_to(x: Tensor, height: int, width: int) -> Tensor:
-    """A map (B, H, W, ...) without what it was padded with.
-
-    Compilers get a copy if something may be cut off, which they compute with
-    what comes next: of a view they would ask whether it is contiguous, and
-    answer it for sizes with and without padding.
-    """
-    padding = x.shape[1] - height, x.shape[2] - width
-    x = x[:, :height, :width]
-    if is_compiling() and (is_needed(padding[0]) or is_needed(padding[1])):
-        return x.clone(memory_format=torch.contiguous_format)
-    return x
-
-
 def is_recorded() -> bool:
     """Whether operations are counted, recorded or replaced as they run."""
     if is_compiling():
@@ -138,7 +89,7 @@ class Operator:
 
 
 def operator(name: str) -> Callable[[Callable], Operator]:
-    """Decorator that makes a function an :class:`Operator`."""
+    """Decorator that makes a function an ``Operator``."""
     return partial(Operator, name)
 
 
@@ -193,13 +144,13 @@ def recompute_in_backward(
     twice: bool = False,
     told_needs: bool = False,
 ) -> None:
-    """As :func:`register_backward`, if the inputs are all that is needed.
+    """As ``register_backward``, if the inputs are all that is needed.
 
     Args:
         forward: The operator, of tensors and then settings; has one output.
         gradients: Given the gradient of the output and then what `forward`
             is given, computes the gradients of the tensors.
-        fake: See :func:`register_backward`; as the first input by default.
+        fake: See ``register_backward``; as the first input by default.
         twice: Whether autograd can differentiate `forward`'s function, which
             it does when gradients are differentiated themselves.
         told_needs: Whether `gradients` is told last, for each of the tensors,

@@ -70,7 +70,7 @@ def narrow(
 def holding(
     found: Mapping[nn.Module, tuple[Tensor, Tensor]],
 ) -> Iterator[None]:
-    """A context of this thread in which :func:`narrowed` finds these."""
+    """A context of this thread in which ``narrowed`` finds these."""
     before = getattr(_held, 'found', {})
     _held.found = found
     try:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What models do on a GPU, without one: see tests/fake_cuda.py."""
+"""What models do on a GPU, without one: see tests/helpers/fake_cuda.py."""
 
 import inspect
 from contextlib import suppress

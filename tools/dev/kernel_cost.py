@@ -151,7 +151,7 @@ def loops(code: list[str], outermost: bool = False) -> list[list[str]]:
     """The instructions of every loop that holds no other loop.
 
     Args:
-        code: See :func:`machine_code`.
+        code: See ``machine_code``.
         outermost: Of every loop that is in no other loop instead.
     """
     labels = {x[:-1]: i for i, x in enumerate(code) if x.endswith(':')}

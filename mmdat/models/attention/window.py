@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from ...ops import window_attention
 from ...ops.cpu import fused_window
-from ...ops.custom_op import traced_for_one_size
 from ...ops.precision import product_type
 from ...ops.window_attention import chosen_by_name, window_bias
 from ...ops.windows import WindowLayout, join_windows, split_windows
@@ -30,7 +29,7 @@ class WindowAttention(nn.Module):
             ``ceil(window_size / 2)`` where Swin takes the floor.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.window_attention`.
+        backend: See ``mmdat.ops.window_attention``.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
-        height, width = traced_for_one_size(x.shape[1:3])
+        height, width = x.shape[1:3]
         layout = WindowLayout(height, width, self.window_size, self.shift)
         # Cut before the projection: there are three times as many after.
         windows = split_windows(x, layout, product_type(x))
