@@ -105,6 +105,7 @@ def test_few_graphs_for_many_sizes(name, device):
         assert f'mmdat.{op}_attention.default' in seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('device', ['cuda'], indirect=True)
 def test_chunks_do_not_multiply_graphs(device):
     """Plain attention on a GPU, in two chunks of 70 to 120 million scores."""
