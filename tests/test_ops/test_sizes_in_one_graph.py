@@ -122,7 +122,7 @@ def test_chunks_do_not_multiply_graphs(device):
 
 
 MODELS = {
-    'dat': dict(attentions=['L', 'S', 'D', 'D'], offset_range=2),
+    'dat': dict(attentions=['S', 'L', 'D', 'D'], offset_range=2),
     'dat_pp': dict(attentions=['LS', 'NX', 'PQ', 'ED']),
 }
 
