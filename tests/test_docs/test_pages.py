@@ -60,7 +60,9 @@ def commands():
             for line in block.replace('\\\n', ' ').splitlines():
                 words = shlex.split(line.removeprefix('$ '), comments=True)
                 for i, word in enumerate(words):
-                    if re.match(r'(tools|demo|projects)/.*\.(py|sh)$', word):
+                    if re.match(r'projects/\w+/configs/\w+\.py$', word):
+                        assert (ROOT / word).is_file(), (page.name, word)
+                    elif re.match(r'(tools|demo|projects)/.*\.(py|sh)$', word):
                         yield page.name, word, words[i + 1 :]
 
 
