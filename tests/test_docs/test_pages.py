@@ -108,6 +108,14 @@ def test_snippets_build(number, tmp_path):
     assert type(model.backbone).__name__ == 'DAT'
 
 
+@pytest.mark.parametrize('page', ['README.md', 'docs/index.md'])
+def test_the_first_snippet_runs(page, capsys):
+    exec(blocks(ROOT / page, ('python',))[0], {})
+    shapes = capsys.readouterr().out.splitlines()
+    assert shapes[0] == '(1, 96, 56, 56)' and shapes[-1] == '(1, 768, 7, 7)'
+    assert len(shapes) == 4
+
+
 def metafile_models():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     for path in index['Import']:
