@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Deformable Attention Transformer backbones for OpenMMLab.
 
-Importing this package registers :class:`mmdat.models.DAT`, so that
-``custom_imports = dict(imports=['mmdat'])`` is all a config needs, and lets
-configs inherit from those of every OpenMMLab package and of this one. Without
-them, :func:`create_model` makes models as timm does. Only torch and mmengine
-are imported.
+Importing this package registers ``mmdat.models.DAT``, so a config needs only
+``custom_imports = dict(imports=['mmdat'])``. It also lets configs inherit from
+those of every OpenMMLab package and of this one. Without OpenMMLab packages,
+``create_model`` makes models as timm does. The import needs torch and mmengine
+only.
 """
 
 from importlib.util import find_spec

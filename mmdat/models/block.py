@@ -156,21 +156,25 @@ class Block(Scriptable, nn.Module):
     @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
+        with fused.narrow_weights_of(self, x):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.local_perception is not None:
             x = x + self.local_perception(x)
         if (out := fused.block(self, x)) is not None:
             return out
-        out = self.layer_scale1(self.attn(self.norm1(x)))
-        x = fused.add(x, out, self.drop_path)
-        out = self.layer_scale2(self.mlp(self.norm2(x)))
-        return fused.add(x, out, self.drop_path)
+        out = self.attn(fused.normalize(self.norm1, self.attn, x))
+        x = fused.add(x, self.layer_scale1(out), self.drop_path)
+        out = self.mlp(fused.normalize(self.norm2, self.mlp, x))
+        return fused.add(x, self.layer_scale2(out), self.drop_path)
 
 
 class ConvBlock(Scriptable, nn.Module):
     """X: depthwise convolution, norm and MLP in one residual branch.
 
     Args:
-        arch: See :class:`Block`, and so all the others.
+        arch: See ``Block``, and so all the others.
         stage: The stage.
         kind: ``'X'``.
         drop_rate: Dropout in the MLP.
@@ -205,10 +209,15 @@ class ConvBlock(Scriptable, nn.Module):
     @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
+        with fused.narrow_weights_of(self, x):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.local_perception is not None:
             x = x + self.local_perception(x)
-        branch = self.mlp(self.norm(self.conv(x)))
-        return fused.add(x, self.layer_scale(branch), self.drop_path)
+        out = fused.normalize(self.norm, self.mlp, self.conv(x))
+        out = self.layer_scale(self.mlp(out))
+        return fused.add(x, out, self.drop_path)
 
 
 class Stage(nn.Module):
@@ -218,11 +227,11 @@ class Stage(nn.Module):
         arch: The architecture.
         stage: Settings of this stage.
         drop_path_rates: Stochastic depth of each block.
-        drop_rate: See :class:`Block`.
-        attn_drop_rate: See :class:`Block`.
+        drop_rate: See ``Block``.
+        attn_drop_rate: See ``Block``.
         with_cp: Recompute each block in the backward pass instead of keeping
             its activations.
-        backend: See :class:`Block`.
+        backend: See ``Block``.
     """
 
     def __init__(

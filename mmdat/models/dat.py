@@ -41,62 +41,70 @@ from .symbolic import is_symbolic
 class DAT(Scriptable, BaseModule):
     """Deformable Attention Transformer.
 
-    A four-stage backbone after `Vision Transformer with Deformable Attention
-    <https://arxiv.org/abs/2201.00520>`_ (DAT, CVPR 2022) and `DAT++
-    <https://arxiv.org/abs/2309.01430>`_. The authors' released files load as
-    they are, see :mod:`mmdat.checkpoints`.
+    A backbone with four stages, after [Vision Transformer with Deformable
+    Attention](https://arxiv.org/abs/2201.00520) (DAT, CVPR 2022) and
+    [DAT++](https://arxiv.org/abs/2309.01430). The authors' released files
+    load without conversion.
 
-    Settings given as None come from `arch`; those marked `per stage` are one
-    value or a list of four.
+    A setting that is None comes from `arch`. A setting marked "per stage" is
+    one value for all stages or a list of four.
 
     Args:
         arch: One of ``dat_t dat_s dat_b dat_b_384 dat_p_t dat_pp_t dat_pp_s
-            dat_pp_b dat_pp_b_384``, or a dict with ``embed_dims``, ``depths``,
-            ``num_heads`` (one number of ``embed_dims`` is doubled from stage
-            to stage), optionally ``family`` (``'dat'`` or ``'dat_pp'``,
-            the default) and any of the settings below.
+            dat_pp_b dat_pp_b_384``, or a dict. The dict must have
+            ``embed_dims``, ``depths`` and ``num_heads`` (if ``embed_dims`` is
+            one number, it doubles from stage to stage). It may have ``family``
+            (``'dat'`` or ``'dat_pp'``, the default) and any of the settings
+            below.
         in_channels: Channels of the image.
-        out_indices: Stages to output, out of 0 to 3; -1 alone is the last.
+        out_indices: Stages whose maps are returned, from 0 to 3; the number -1
+            means the last one.
         img_size: Training resolution, a number or (H, W). It sets the size of
             the position-bias tables only; the input may have any size.
         attentions: Four strings with one letter per block: L window, S
             shifted window, N neighbourhood, D deformable, P pyramid, X
             depthwise convolution, E slide, Q learnt queries, F full.
-        window_size: Windows of L and S, kernel of X; per stage.
-        neighborhood_size: Neighbourhoods of N; per stage.
-        sr_ratio: Reduction of P; per stage.
-        offset_groups: Groups of heads of D that share points; per stage.
-        offset_kernel: Kernel that predicts the offsets of D; per stage.
+        window_size: Side of the windows of L and S, and of the kernel of X;
+            per stage.
+        neighborhood_size: Side K of the neighbourhoods of N; per stage.
+        sr_ratio: Factor by which P reduces each side of its map of keys; per
+            stage.
+        offset_groups: Number of groups of heads of D; the heads of a group
+            share their points; per stage.
+        offset_kernel: Side of the convolution that predicts the offsets of D;
+            per stage.
         offset_stride: Queries per key of D along each axis; per stage.
         offset_range: Largest offset of D in cells of the key grid, -1 for
             none; per stage.
         use_offsets: Whether D moves its points; per stage.
-        position_bias: Of D: ``'table'``, ``'fixed'``, ``'depthwise_conv'``,
-            ``'log_continuous'`` or ``'none'``; per stage.
-        layer_scale_init_value: Start of the layer scales, 0 for none; per
+        position_bias: Position bias of D: ``'table'``, ``'fixed'``,
+            ``'depthwise_conv'``, ``'log_continuous'`` or ``'none'``; per
             stage.
-        mlp_ratio: Hidden channels of an MLP over its channels.
+        layer_scale_init_value: Initial value of the layer scales, 0 for no
+            layer scale; per stage.
+        mlp_ratio: Ratio of hidden channels to channels in the MLPs.
         drop_rate: Dropout after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it rises linearly
             from 0 over all blocks.
-        frozen_stages: 0 freezes the patch embedding, n also the first n
-            stages, their output norms and the down-projections between them;
-            -1 nothing.
-        norm_eval: Keep norm layers in eval mode; without effect on the
-            result, since layer norms behave alike in both modes.
-        with_cp: Recompute blocks in the backward pass to save memory; per
-            stage, as the first ones need the most.
-        backend: Backend to insist on in the attentions that have it:
-            ``'triton'``, ``'separable'``, ``'sdpa'`` or ``'reference'``.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding; n > 0 also
+            freezes the first n stages, their output norms and the
+            down-projections between them.
+        norm_eval: Keep norm layers in eval mode. The result is the same,
+            because layer norms behave alike in both modes.
+        with_cp: Gradient checkpointing: recompute blocks in the backward pass
+            to save memory; per stage. The first stages need the most memory.
+        backend: Backend that all attentions which have it must use:
+            ``'triton'``, ``'separable'``, ``'sdpa'`` or ``'reference'``. None
+            chooses automatically.
         init_cfg: Initialisation, e.g. ``dict(type='Pretrained',
-            checkpoint='dat_tiny_in1k_224.pth')``; with ``strict=False`` a
-            file that fits in part is taken as far as it does, and other
-            `in_channels` get its first kernel adapted.
+            checkpoint='dat_tiny_in1k_224.pth')``. With ``strict=False`` the
+            entries that fit are loaded, and the first kernel is adapted to
+            other `in_channels`.
 
     Raises:
-        SettingError: A setting breaks a rule; the message names rule and
-            value. It is a ValueError, and a TypeError too.
+        SettingError: A setting breaks a rule; the message gives the rule and
+            the value. It is a ValueError and a TypeError.
 
     Examples:
         >>> import torch
@@ -210,16 +218,17 @@ class DAT(Scriptable, BaseModule):
         """Computes the feature maps of a batch of images.
 
         Args:
-            x: Images (B, in_channels, H, W) of any size, memory layout and
-                floating type that the parameters or autocast have. An image
-                with NaN or infinity in it gives NaN, and no other image does.
+            x: Images (B, in_channels, H, W) of any size and memory layout, in
+                the floating type of the parameters or of autocast. An image
+                with NaN or infinity gives NaN; the other images of the batch
+                are not affected.
 
         Returns:
             For each of `out_indices` a normalised map (B, C, ceil(H / s),
             ceil(W / s)) with stride s of 4, 8, 16, 32.
 
         Raises:
-            ValueError: `x` has another shape, or whole numbers.
+            ValueError: `x` has another shape or an integer type.
         """
         if not is_symbolic(x):
             self._check_images(x)
@@ -271,8 +280,8 @@ class DAT(Scriptable, BaseModule):
         """Initialises as `init_cfg` says; its checkpoint is read as data.
 
         Raises:
-            UserError: The checkpoint is missing, is something else, asks to
-                run code, or does not fit and ``strict=False`` is not set.
+            UserError: The file is missing, is not a checkpoint, asks to run
+                code, or does not fit and ``strict=False`` is not set.
         """
         init_cfg, again = self.init_cfg, self.is_init
         parts = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
@@ -289,20 +298,21 @@ class DAT(Scriptable, BaseModule):
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
     ) -> tuple[int, int]:
-        """Says how deep a parameter lies, for layer-wise decay of rates.
+        """The depth of a parameter, for layer-wise learning-rate decay.
 
-        The patch embedding is layer 0 and every block a layer; a
-        down-projection belongs to the block before it. Output norms count as
-        part of what follows, since dense models start with new ones.
+        The patch embedding is layer 0, and every block is one layer. A
+        down-projection belongs to the block before it. Output norms belong to
+        the layers after the backbone, because detectors and segmentors start
+        with new ones.
 
         Args:
             param_name: Name of a parameter of the whole model.
-            prefix: What the names of this backbone's parameters start with
-                in that model, such as ``'backbone.'``.
+            prefix: Prefix of the names of this backbone's parameters in that
+                model, such as ``'backbone.'``.
 
         Returns:
-            The depth, and the number of layers: one more than the depth of
-            all that is not in this backbone.
+            The depth, and the number of layers. Everything outside this
+            backbone has the largest depth, number of layers - 1.
         """
         depths = [stage.depth for stage in self.arch.stages]
         last = sum(depths) + 1
@@ -375,8 +385,8 @@ def _check_backend(backend: Any, arch: Architecture) -> None:
     known = [name for name in BACKEND_NAMES if name in backend_names(letters)]
     require(
         backend is None or backend in known,
-        f'backend must be one of those that attentions of this model have, '
-        f'{", ".join(known) or "none"}, or None to choose by itself',
+        f'backend must be one that an attention of this model has, '
+        f'{", ".join(known) or "none"}, or None to choose automatically',
         backend,
     )
 

@@ -4,11 +4,12 @@
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.custom_op import is_needed
+from ..ops.custom_op import is_exporting
+from ..ops.narrow_weights import narrowed
 from ..ops.precision import at_least_float32, autocast_off
+from ..ops.sizes import ceil_div, pad
 from .scripted.forms import Scriptable
 from .symbolic import one_node
 
@@ -86,7 +87,12 @@ class Conv2d(Scriptable, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H', W', C')."""
         x = x.permute(0, 3, 1, 2)
-        out = self._in_float32(x) if self._overhangs(x) else super().forward(x)
+        if self._overhangs(x):
+            out = self._in_float32(x)
+        elif (found := narrowed(self)) is not None:
+            out = self._conv_forward(x, *found)
+        else:
+            out = super().forward(x)
         return out.permute(0, 2, 3, 1)
 
     def _overhangs(self, x: Tensor) -> bool:
@@ -96,7 +102,8 @@ class Conv2d(Scriptable, nn.Conv2d):
         memory that was never written (seen with PyTorch 2.11).
         """
         return (
-            x.device.type == 'cpu'
+            not is_exporting()  # for any size, and without gradients
+            and x.device.type == 'cpu'
             and x.shape[3] < self.kernel_size[1]
             and self.stride[1] > 1
         )
@@ -113,10 +120,10 @@ class Conv2d(Scriptable, nn.Conv2d):
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pads (B, H, W, C) with zeros at the bottom right."""
     height, width = x.shape[1:3]
-    below, right = (-(-n // divisor) * divisor - n for n in (height, width))
-    if is_needed(below) or is_needed(right):
-        return F.pad(x, (0, 0, 0, right, 0, below))
-    return x
+    below, right = (
+        ceil_div(n, divisor) * divisor - n for n in (height, width)
+    )
+    return pad(x, below, right)
 
 
 class PatchConv(Conv2d):

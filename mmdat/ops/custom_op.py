@@ -32,36 +32,6 @@ def is_exporting() -> bool:
     return torch.jit.is_tracing() or exporting()
 
 
-def at_least_zero(n: int) -> int:
-    """``max(n, 0)``, for a traced size too, where it stays a function of it.
-
-    Sizes are tensors while TorchScript traces, and Python's max would take
-    one of them for all sizes.
-    """
-    if isinstance(n, torch.Tensor):
-        return n.clamp(min=0)
-    return max(n, 0)
-
-
-def traced_for_one_size(sizes: Sequence[int]) -> Sequence[int]:
-    """Sizes that do not stay functions of the input in a TorchScript trace.
-
-    What is cut by them is cut alike for all inputs of a trace. As functions
-    of the input, they made exporters to ONNX divide by zero.
-    """
-    if torch.jit.is_tracing():
-        return tuple(int(n) for n in sizes)
-    return sizes
-
-
-def is_needed(padding: int) -> bool:
-    """Whether to pad by this much: always, where it depends on the input.
-
-    A graph for all sizes would otherwise be one for sizes without padding.
-    """
-    return type(padding) is not int or padding != 0
-
-
 def is_recorded() -> bool:
     """Whether operations are counted, recorded or replaced as they run."""
     if is_compiling():
@@ -119,7 +89,7 @@ class Operator:
 
 
 def operator(name: str) -> Callable[[Callable], Operator]:
-    """Decorator that makes a function an :class:`Operator`."""
+    """Decorator that makes a function an ``Operator``."""
     return partial(Operator, name)
 
 
@@ -173,13 +143,13 @@ def recompute_in_backward(
     fake: Callable = lambda x, *_: x.new_empty(x.shape),
     twice: bool = False,
 ) -> None:
-    """As :func:`register_backward`, if the inputs are all that is needed.
+    """As ``register_backward``, if the inputs are all that is needed.
 
     Args:
         forward: The operator, of tensors and then settings; has one output.
         gradients: Given the gradient of the output and then what `forward`
             is given, computes the gradients of the tensors.
-        fake: See :func:`register_backward`; as the first input by default.
+        fake: See ``register_backward``; as the first input by default.
         twice: Whether autograd can differentiate `forward`'s function, which
             it does when gradients are differentiated themselves.
     """

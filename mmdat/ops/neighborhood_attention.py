@@ -7,6 +7,7 @@ from . import reference
 from .dispatch import Backend, choose, explainable
 from .precision import autocast_off
 from .sdpa import neighborhood as sdpa
+from .sizes import is_known
 from .triton import neighborhood as triton_neighborhood
 from .triton import probe
 from .triton.common import yields
@@ -49,15 +50,15 @@ def neighborhood_attention(
         kernel_size: K, odd.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'triton'``, ``'sdpa'``, ``'reference'``, or None to choose;
-            :func:`mmdat.ops.explain` says how.
+        backend: ``'triton'``, ``'sdpa'``, ``'reference'``, or None to choose
+            automatically; ``mmdat.ops.explain`` gives the reasons.
 
     Returns:
         Tensor (B, H, W, heads, d).
 
     Raises:
-        ValueError: The map is smaller than the neighbourhood, or the backend
-            asked for cannot run here.
+        ValueError: The map is smaller than the neighbourhood, or the requested
+            backend cannot run here.
     """
     args = _arguments(
         q, k, v, bias_table, kernel_size, scale=scale, dropout=dropout
@@ -78,7 +79,7 @@ def _arguments(
     dropout: float = 0.0,
 ) -> tuple:
     """What backends take."""
-    if min(q.shape[1:3]) < kernel_size:
+    if is_known(*q.shape[1:3]) and min(q.shape[1:3]) < kernel_size:
         raise ValueError(
             f'A map must be at least as large as the neighbourhood; got '
             f'{tuple(q.shape[1:3])} for kernel_size={kernel_size}, pad it.'

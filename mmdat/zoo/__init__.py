@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Models for those who use no OpenMMLab package, in timm's vocabulary.
+"""Models without OpenMMLab packages, with timm's names of arguments.
 
 ``names.py`` knows the models by name, ``classifier.py`` is a backbone with a
 head, ``weights.py`` starts one from a file and ``create.py`` does all of it;

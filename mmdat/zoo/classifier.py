@@ -73,14 +73,14 @@ class DATClassifier(nn.Module):
     """DAT with a classifier; its parameters are named as mmpretrain's.
 
     Args:
-        arch: See :class:`mmdat.models.DAT`.
+        arch: See ``mmdat.models.DAT``.
         num_classes: Classes, 0 for pooled features.
         in_chans: Channels of the images.
         global_pool: ``'avg'``, or ``''`` for the map itself.
         img_size: Resolution that sizes the position-bias tables.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout after projections.
-        **kwargs: Further arguments of :class:`mmdat.models.DAT`.
+        **kwargs: Further arguments of ``mmdat.models.DAT``.
 
     Attributes:
         num_features: Channels of the last map.
@@ -146,7 +146,7 @@ class DATClassifier(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> Any:
-        """The maps of stages, and what :meth:`forward_features` returns.
+        """The maps of stages, and what ``forward_features`` returns.
 
         Args:
             x: Images (B, in_chans, H, W).
@@ -193,7 +193,7 @@ class DATClassifier(nn.Module):
         """Takes away what maps of some stages do not need.
 
         Returns:
-            The stages' numbers, for :meth:`forward_intermediates`.
+            The stages' numbers, for ``forward_intermediates``.
         """
         wanted = stage_numbers(indices)
         last = max(wanted)
@@ -226,7 +226,7 @@ class DATClassifier(nn.Module):
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Says how deep a parameter lies: a block is a layer, or a stage.
 
-        See :meth:`mmdat.models.DAT.get_layer_depth`.
+        See ``mmdat.models.DAT.get_layer_depth``.
         """
         depths = [stage.depth for stage in self.backbone.arch.stages]
         firsts = [sum(depths[:i]) + 1 for i in range(NUM_STAGES)]
@@ -250,7 +250,7 @@ class DATClassifier(nn.Module):
         }
 
     def load_pretrained(self, path: str, prefix: str = '') -> None:
-        """Starts it from a file, see :func:`mmdat.zoo.weights.load_weights`.
+        """Starts it from a file, see ``mmdat.zoo.weights.load_weights``.
 
         Args:
             path: The file.

@@ -33,28 +33,28 @@ def create_model(
     """Creates a classifier, or a backbone for feature maps.
 
     Args:
-        name: A name out of :func:`mmdat.list_models`, or of the arch zoo, or
-            an arch dict, see :class:`mmdat.models.DAT`.
+        name: A name out of ``mmdat.list_models``, or of the arch zoo, or
+            an arch dict, see ``mmdat.models.DAT``.
         pretrained: A file of weights, see
-            :func:`mmdat.zoo.weights.load_weights`.
+            ``mmdat.zoo.weights.load_weights``.
         num_classes: Classes; 0 for pooled features.
         in_chans: Channels of the images.
         img_size: Resolution that sizes the position-bias tables; the images
             may have any size.
         global_pool: ``'avg'``, or ``''`` for the last map.
         features_only: Whether to leave pooling and classifier out. The
-            result is a :class:`mmdat.models.DAT`, a tuple of maps (B, C, H,
+            result is a ``mmdat.models.DAT``, a tuple of maps (B, C, H,
             W) with a norm each; `num_classes`, `global_pool` and `drop_rate`
             are of no use then.
         out_indices: With `features_only`, the stages whose maps are wanted,
             all by default.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout after projections.
-        **kwargs: Further arguments of :class:`mmdat.models.DAT`, such as
+        **kwargs: Further arguments of ``mmdat.models.DAT``, such as
             `drop_path_rate` or `with_cp`.
 
     Returns:
-        A :class:`mmdat.zoo.DATClassifier`, or a :class:`mmdat.models.DAT`.
+        A ``mmdat.zoo.DATClassifier``, or a ``mmdat.models.DAT``.
 
     Raises:
         UserError: There is no such model, or an argument or the file does not

@@ -49,7 +49,7 @@ def arch_of(name: str) -> str:
     """The architecture of a name.
 
     Args:
-        name: As :func:`list_models` has it, or as in the arch zoo
+        name: As ``list_models`` has it, or as in the arch zoo
             (``'dat_t'``), or that of a released classifier
             (``'dat_tiny_in1k_224'``).
 

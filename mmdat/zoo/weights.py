@@ -31,8 +31,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike) -> None:
     the number of classes, where the classifier starts new.
 
     Args:
-        model: A :class:`mmdat.zoo.DATClassifier` or
-            :class:`mmdat.models.DAT`.
+        model: A ``mmdat.zoo.DATClassifier`` or
+            ``mmdat.models.DAT``.
         source: File or URL.
 
     Raises:

@@ -19,10 +19,13 @@ from ...ops.position_bias import (
     resize_dense_scores,
 )
 from ...ops.precision import at_least_float32, autocast_off, product_type
+from ...ops.sizes import ceil_div, is_known, merge
 from ..fused import project
-from ..layers import as_parameters_of, depthwise, named
+from ..layers import as_parameters_of, depthwise, named, pad_to_multiple
+from ..stock import calls_by_the_seam
 
 
+@calls_by_the_seam('proj_q', 'proj_k', 'proj_v', 'proj_out')
 class DeformableAttention(nn.Module):
     """Multi-head attention on keys sampled at moved grid points.
 
@@ -37,7 +40,7 @@ class DeformableAttention(nn.Module):
         map_size: (H, W) of the map at the training resolution, which gives
             the position-bias table its size.
         convention: Coordinates of ``'dat'`` or ``'dat_pp'``, see
-            :mod:`mmdat.ops.coordinates`.
+            ``mmdat.ops.coordinates``.
         offset_kernel: Side of the convolution that predicts the offsets.
         stride: Queries per key along each axis.
         offset_range: Largest offset in cells of the key grid, -1 for none.
@@ -50,7 +53,7 @@ class DeformableAttention(nn.Module):
             displacement) and ``'none'``.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.deformable_attention`.
+        backend: See ``mmdat.ops.deformable_attention``.
     """
 
     def __init__(
@@ -162,14 +165,14 @@ class DeformableAttention(nn.Module):
         """
         batch, height, width, _ = q.shape
         if self.conv_offset is None:
-            hk, wk = (-(-n // self.stride) for n in (height, width))
+            hk, wk = (ceil_div(n, self.stride) for n in (height, width))
             like = at_least_float32(q[:0])
             points_yx = reference_points_yx(hk, wk, self.convention, like)
             return points_yx.expand(batch, self.offset_groups, -1, -1, -1)
         q = q.unflatten(-1, (self.offset_groups, -1))
         # Offsets in float32 also under autocast, see ops.precision.
         q = as_parameters_of(self.conv_offset, q.permute(0, 3, 1, 2, 4))
-        q = q.flatten(0, 1)  # B g, H, W, C / g
+        q = merge(q)  # B g, H, W, C / g
         with autocast_off(q):
             offset_yx = self.conv_offset(q)
         offset_yx = at_least_float32(offset_yx)
@@ -180,9 +183,20 @@ class DeformableAttention(nn.Module):
 
     def _pool(self, x: Tensor) -> Tensor:
         """Keys without offsets: means over stride x stride patches."""
-        x = x.permute(0, 3, 1, 2)
-        x = F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
-        return x.permute(0, 2, 3, 1)
+        if is_known(*x.shape[1:3]):
+            x = x.permute(0, 3, 1, 2)
+            x = F.avg_pool2d(x, self.stride, ceil_mode=True)
+            return x.permute(0, 2, 3, 1)
+        # With whole patches only, which do not ask for the size of the map.
+        inside = torch.ones_like(x[:1, :, :, :1])
+        x, inside = (
+            F.avg_pool2d(
+                pad_to_multiple(t, self.stride).permute(0, 3, 1, 2),
+                self.stride,
+            ).permute(0, 2, 3, 1)
+            for t in (x, inside)
+        )
+        return x / inside
 
     def _bias(
         self, map_size: tuple[int, int], points_yx: Tensor

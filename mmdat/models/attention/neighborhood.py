@@ -2,14 +2,15 @@
 """N: attention on the neighbourhood of each position."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops import neighborhood_attention
-from ...ops.custom_op import at_least_zero, is_needed
+from ...ops.sizes import at_least, crop, pad
 from ..fused import project
+from ..stock import calls_by_the_seam
 
 
+@calls_by_the_seam('qkv', 'proj')
 class NeighborhoodAttention(nn.Module):
     """Multi-head neighbourhood attention (Hassani et al., CVPR 2023).
 
@@ -22,7 +23,7 @@ class NeighborhoodAttention(nn.Module):
         kernel_size: Side of the neighbourhood, odd.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.neighborhood_attention`.
+        backend: See ``mmdat.ops.neighborhood_attention``.
     """
 
     def __init__(
@@ -50,11 +51,9 @@ class NeighborhoodAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
         height, width = x.shape[1:3]
-        below = at_least_zero(self.kernel_size - height)
-        right = at_least_zero(self.kernel_size - width)
-        if is_needed(below) or is_needed(right):
-            x = F.pad(x, (0, 0, 0, right, 0, below))
-        qkv = project(self.qkv, x)
+        below = at_least(self.kernel_size - height, 0)
+        right = at_least(self.kernel_size - width, 0)
+        qkv = project(self.qkv, pad(x, below, right))
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
         out = neighborhood_attention(
             *qkv.unbind(3),
@@ -63,5 +62,5 @@ class NeighborhoodAttention(nn.Module):
             dropout=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
         )
-        out = out[:, :height, :width].flatten(-2)
+        out = crop(out, height, width).flatten(-2)
         return self.proj_drop(project(self.proj, out))

@@ -6,13 +6,14 @@ from torch import Tensor, nn
 
 from ...ops import window_attention
 from ...ops.cpu import fused_window
-from ...ops.custom_op import traced_for_one_size
 from ...ops.precision import product_type
 from ...ops.window_attention import chosen_by_name, window_bias
 from ...ops.windows import WindowLayout, join_windows, split_windows
-from ..fused import Piece, may_be_one_piece, project
+from ..fused import Piece, project
+from ..stock import calls_by_the_seam, may_be_one_piece
 
 
+@calls_by_the_seam('proj_qkv', 'proj_out')
 @may_be_one_piece(proj_qkv=nn.Linear, proj_out=nn.Linear, proj_drop=nn.Dropout)
 class WindowAttention(nn.Module):
     """Multi-head attention within the windows of a map.
@@ -28,7 +29,7 @@ class WindowAttention(nn.Module):
             ``ceil(window_size / 2)`` where Swin takes the floor.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.window_attention`.
+        backend: See ``mmdat.ops.window_attention``.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
-        height, width = traced_for_one_size(x.shape[1:3])
+        height, width = x.shape[1:3]
         layout = WindowLayout(height, width, self.window_size, self.shift)
         # Cut before the projection: there are three times as many after.
         windows = split_windows(x, layout, product_type(x))

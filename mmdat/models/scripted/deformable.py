@@ -17,7 +17,7 @@ def _with_bias(attn: DeformableAttention) -> nn.Module:
 
 
 def _axis(n: int, first: int, span: int, like: Tensor) -> Tensor:
-    """See :func:`mmdat.ops.coordinates._axis`."""
+    """See ``mmdat.ops.coordinates._axis``."""
     numbers = torch.arange(n, dtype=like.dtype, device=like.device)
     if span == 0:
         return torch.zeros_like(numbers)

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import reference
 from ..custom_op import (
     HAS_OPERATORS,
     is_compiling,
@@ -23,6 +22,7 @@ from ..custom_op import (
     operator,
     recompute_in_backward,
 )
+from . import any_size
 from . import shared_bias as small_bias
 
 
@@ -157,7 +157,7 @@ def _cut(
     rows: tuple[int, int, int, int],
     columns: tuple[int, int, int, int],
 ) -> Tensor:
-    """Copies of :func:`_windows`, (B ny nx, heads, sy sx, d)."""
+    """Copies of ``_windows``, (B ny nx, heads, sy sx, d)."""
     x = _windows(x, rows, columns).permute(0, 1, 2, 3, 5, 6, 4)
     return x.flatten(4, 5).flatten(0, 2)
 
@@ -300,10 +300,10 @@ def neighborhood_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.neighborhood_attention`."""
+    """See ``mmdat.ops.neighborhood_attention``."""
     table = bias_table.to(q.dtype)
-    if is_exporting():  # a graph for all sizes has no tiles
-        return reference.neighborhood_attention(
+    if is_exporting():  # a graph for all sizes knows no regions
+        return any_size.neighborhood_attention(
             q, k, v, table, kernel_size, scale, dropout
         )
     one_graph = is_compiling() and HAS_OPERATORS and not dropout

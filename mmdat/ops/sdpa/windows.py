@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..constants import constant
+from ..custom_op import is_exporting
 from ..windows import WindowLayout, WindowPart
+from . import any_size
 from . import shared_bias as small_bias
 
 
@@ -55,7 +57,9 @@ def window_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.window_attention`."""
+    """See ``mmdat.ops.window_attention``."""
+    if is_exporting():  # windows of a graph for all sizes are in no parts
+        return any_size.window_attention(q, k, v, bias, layout, scale, dropout)
     bias = bias.to(q.dtype)
     outs = []
     for part in layout.parts():

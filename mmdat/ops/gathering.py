@@ -1,0 +1,81 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Cutting a map into windows in a graph that is right at any size.
+
+What is exported follows sizes as symbols, and a reshape asks whether one of
+them divides another. Here pixels are picked by their places, which are
+computed in the graph.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .sizes import ceil_div
+
+
+class Cut(NamedTuple):
+    """How a map is cut into n windows of w x w.
+
+    Attributes:
+        row: Row of each window in the grid of windows, (n, 1).
+        column: Its column.
+        y: Row of each position within its window, (w w,).
+        x: Its column.
+        rows: Number of rows of windows.
+        columns: Number of columns.
+    """
+
+    row: Tensor
+    column: Tensor
+    y: Tensor
+    x: Tensor
+    rows: int
+    columns: int
+
+
+def cut_windows(
+    height: int, width: int, size: int, device: torch.device
+) -> Cut:
+    """Numbers the windows of a map and the positions in them."""
+    rows, columns = ceil_div(height, size), ceil_div(width, size)
+    number = rows * columns
+    if isinstance(number, torch.SymInt):
+        number = number + 1  # a graph for one window is not one for more
+    window = torch.arange(number, device=device)[:, None]
+    place = torch.arange(size * size, device=device)
+    return Cut(
+        window // columns,
+        window % columns,
+        place // size,
+        place % size,
+        rows,
+        columns,
+    )
+
+
+def split_windows(
+    x: Tensor, height: int, width: int, size: int, shift: int
+) -> Tensor:
+    """See ``mmdat.ops.windows.split_windows``."""
+    cut = cut_windows(height, width, size, x.device)
+    y = (cut.row * size + cut.y + shift) % (cut.rows * size)
+    z = (cut.column * size + cut.x + shift) % (cut.columns * size)
+    inside = (y < height) & (z < width)  # n, w w
+    windows = x[:, y.clamp(max=height - 1), z.clamp(max=width - 1)]
+    windows = windows.masked_fill(~inside[..., None], 0)
+    return windows.transpose(0, 1)
+
+
+def join_windows(
+    windows: Tensor, height: int, width: int, size: int, shift: int
+) -> Tensor:
+    """See ``mmdat.ops.windows.join_windows``."""
+    rows, columns = ceil_div(height, size), ceil_div(width, size)
+    device = windows.device
+    y = torch.arange(height, device=device)[:, None] + (rows * size - shift)
+    x = torch.arange(width, device=device) + (columns * size - shift)
+    y, x = y % (rows * size), x % (columns * size)
+    window = y // size * columns + x // size
+    place = y % size * size + x % size
+    return windows.transpose(0, 1)[:, window, place]
