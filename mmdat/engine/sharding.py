@@ -8,15 +8,12 @@ mmengine's FlexibleRunner. See docs/large_scale.md.
 from typing import Any
 
 import torch
+from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
 from mmengine.model import MMFullyShardedDataParallel
 from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, STRATEGIES
 from torch import nn
-
-try:
-    from mmengine._strategy import FSDPStrategy
-except ImportError as error:
-    raise ImportError('Sharding needs an mmengine with strategies.') from error
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..models.block import Block, ConvBlock
 from ..utils.errors import UserError
@@ -50,6 +47,53 @@ class DATFullyShardedDataParallel(MMFullyShardedDataParallel):
         if device == 'cpu':
             device_id = torch.device('cpu')
         super().__init__(module=module, device_id=device_id, **kwargs)
+
+
+@STRATEGIES.register_module()
+class FSDP1Strategy(FSDPStrategy):
+    """PyTorch's first FSDP, with checkpoints that one process resumes from.
+
+    mmengine's strategy saves what belongs to a parameter in the optimiser
+    under its name, where an optimiser in one process looks for its number,
+    and cannot load it with PyTorch 2.1 or newer.
+
+    Args:
+        **kwargs: As in mmengine's ``FSDPStrategy``, whole checkpoints and
+            blocks as units by default.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Not 'full', which moves to the CPU what may be there: PyTorch 2.11
+        # ends by a segmentation fault.
+        whole = dict(
+            state_dict_type='FULL_STATE_DICT',
+            state_dict_config=dict(type='FullStateDictConfig'),
+            optim_state_dict_config=dict(type='FullOptimStateDictConfig'),
+        )
+        kwargs.setdefault('state_dict_cfg', whole)
+        wrapper = dict(type='DATFullyShardedDataParallel')
+        kwargs.setdefault('model_wrapper', wrapper)
+        super().__init__(**kwargs)
+
+    def optim_state_dict(self) -> dict[str, Any]:
+        """The state of the optimiser, whole if checkpoints are."""
+        optimizer = self.optim_wrapper.optimizer
+        state = FullyShardedDataParallel.optim_state_dict(
+            self.model, optimizer
+        )
+        return _by_number(state, optimizer, self.model)
+
+    def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Fills the optimiser's shards.
+
+        Args:
+            state_dict: As :meth:`optim_state_dict` or one process gives it.
+        """
+        optimizer = self.optim_wrapper.optimizer
+        state = FullyShardedDataParallel.optim_state_dict_to_load(
+            self.model, optimizer, _by_name(state_dict, optimizer, self.model)
+        )
+        self.optim_wrapper.load_state_dict(state)
 
 
 @STRATEGIES.register_module()
@@ -155,19 +199,10 @@ class FSDP2Strategy(FSDPStrategy):
         )
 
         optimizer = self.optim_wrapper.optimizer
-        names = _names(optimizer, self.model)
-        state = {
-            names[number]: values
-            for number, values in state_dict['state'].items()
-        }
-        groups = [
-            {**group, 'params': [names[n] for n in group['params']]}
-            for group in state_dict['param_groups']
-        ]
         set_optimizer_state_dict(
             self.model,
             optimizer,
-            dict(state=state, param_groups=groups),
+            _by_name(state_dict, optimizer, self.model),
             options=_whole(),
         )
 
@@ -180,7 +215,10 @@ def _whole(**settings: Any) -> Any:
 
 def _names(optimizer: Any, model: nn.Module) -> list[str]:
     """Names of the parameters in the order of an optimiser's numbers."""
-    known = {id(p): name for name, p in model.named_parameters()}
+    known = {
+        id(p): name.replace('_fsdp_wrapped_module.', '')
+        for name, p in model.named_parameters()
+    }
     return [
         known[id(p)]
         for group in optimizer.param_groups
@@ -188,17 +226,36 @@ def _names(optimizer: Any, model: nn.Module) -> list[str]:
     ]
 
 
+def _by_name(
+    state: dict[str, Any], optimizer: Any, model: nn.Module
+) -> dict[str, Any]:
+    """The state that an optimiser in one process saves, with names."""
+    names = _names(optimizer, model)
+    return dict(
+        state={names[n]: values for n, values in state['state'].items()},
+        param_groups=[
+            {**group, 'params': [names[n] for n in group['params']]}
+            for group in state['param_groups']
+        ],
+    )
+
+
 def _by_number(
     state: dict[str, Any], optimizer: Any, model: nn.Module
 ) -> dict[str, Any]:
-    """The state with numbers in place of names, as optimisers save it."""
+    """The state with numbers in place of names, as optimisers save it.
+
+    The groups are the optimiser's, in its order: FSDP may give others.
+    """
     numbers = {name: i for i, name in enumerate(_names(optimizer, model))}
+    groups, first = [], 0
+    for group in optimizer.param_groups:
+        last = first + len(group['params'])
+        groups.append({**group, 'params': list(range(first, last))})
+        first = last
     return dict(
         state={
             numbers[name]: values for name, values in state['state'].items()
         },
-        param_groups=[
-            {**group, 'params': [numbers[name] for name in group['params']]}
-            for group in state['param_groups']
-        ],
+        param_groups=groups,
     )
