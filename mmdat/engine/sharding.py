@@ -54,8 +54,8 @@ class FSDP1Strategy(FSDPStrategy):
     """PyTorch's first FSDP, with checkpoints that one process resumes from.
 
     mmengine's strategy saves what belongs to a parameter in the optimiser
-    under its name, where an optimiser in one process looks for its number,
-    and cannot load it with PyTorch 2.1 or newer.
+    under its name, where an optimiser in one process looks for its number;
+    and it clips the gradients of each process by the norm of its own shards.
 
     Args:
         **kwargs: As in mmengine's ``FSDPStrategy``, whole checkpoints and
@@ -74,6 +74,18 @@ class FSDP1Strategy(FSDPStrategy):
         wrapper = dict(type='DATFullyShardedDataParallel')
         kwargs.setdefault('model_wrapper', wrapper)
         super().__init__(**kwargs)
+
+    def build_optim_wrapper(self, *args: Any, **kwargs: Any) -> Any:
+        """As mmengine's; gradients are clipped by the norm over all shards."""
+        wrapper = super().build_optim_wrapper(*args, **kwargs)
+        if getattr(wrapper, 'clip_func', None) is nn.utils.clip_grad_norm_:
+            wrapper.clip_func = self._clip
+        return wrapper
+
+    def _clip(
+        self, _: Any, max_norm: float, norm_type: float = 2.0, **__: Any
+    ) -> torch.Tensor:
+        return self.model.clip_grad_norm_(max_norm, norm_type)
 
     def optim_state_dict(self) -> dict[str, Any]:
         """The state of the optimiser, whole if checkpoints are."""
