@@ -92,6 +92,8 @@ def main() -> None:
             runner = Runner.from_cfg(cfg)
             check_weights(runner, training=True)
         else:  # builds the model when it trains
+            from mmdat.engine import sharding  # noqa: F401 registers
+
             runner = FlexibleRunner.from_cfg(cfg)
         runner.train()
         end_launch()

@@ -10,6 +10,8 @@ import time
 
 import psutil
 import pytest
+import torch
+from versions import needs_torch
 
 from mmdat.checkpoints.loading import load_checkpoint_file
 
@@ -127,3 +129,26 @@ def test_restarts_are_said_to_torchrun(tmp_path):
     said = run('tools/dist_train.sh', 'c.py', 8, env=env)
     assert '--rdzv_backend c10d --rdzv_id mmdat' in said
     assert '--rdzv_endpoint 10.0.0.7:4711 --max_restarts 3' in said
+
+
+@needs_torch('2.6')
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for the CPU')
+def test_shards_by_the_command(digits, tmp_path):
+    work = tmp_path / 'work'
+    command = [
+        *arguments(digits, work, 1),
+        'strategy.type=FSDP2Strategy',
+    ]
+    process = agent(2, command, tmp_path / 'log.txt')
+    try:
+        code = process.wait(timeout=400)
+    finally:
+        stop(process)
+    assert code == 0, (tmp_path / 'log.txt').read_text()[-3000:]
+    said = tool(
+        'test.py',
+        *(CONFIG, work / 'epoch_1.pth', '--work-dir', tmp_path / 'test'),
+        *('--data-root', f'{digits}/imagenet/'),
+    )
+    assert 'accuracy/top1' in said
