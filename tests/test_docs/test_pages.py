@@ -22,6 +22,8 @@ PAGES = sorted(ROOT.glob('*.md'))
 PAGES += sorted((ROOT / 'docs').rglob('*.md'))
 PAGES += [ROOT / 'configs/README.md', ROOT / 'demo/README.md']
 PAGES += sorted((ROOT / 'projects').rglob('README.md'))
+# No config of a project.
+SCRIPT = re.compile(r'(?!.*/configs/)(tools|demo|projects)/.*\.(py|sh)$')
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
 
 
@@ -62,7 +64,7 @@ def commands():
                 for i, word in enumerate(words):
                     if re.match(r'projects/\w+/configs/\w+\.py$', word):
                         assert (ROOT / word).is_file(), (page.name, word)
-                    elif re.match(r'(tools|demo|projects)/.*\.(py|sh)$', word):
+                    elif re.match(SCRIPT, word):
                         yield page.name, word, words[i + 1 :]
 
 
@@ -89,7 +91,7 @@ def test_commands_options_and_configs_exist():
             if word.startswith('--'):
                 option = word.partition('=')[0]
                 assert option in options_of(script), (page, script, word)
-            elif re.match(r'configs/\w+\.py$', word):
+            elif re.match(r'(projects/\w+/)?configs/\w+\.py$', word):
                 ours = (ROOT / word).is_file() or word == 'configs/mine.py'
                 assert ours, (page, word)
 
