@@ -56,6 +56,9 @@ for family, packages in FAMILIES.items():
 EXTRAS['dev'] = [
     'hypothesis',
     'matplotlib',
+    'onnx',
+    'onnxruntime',
+    'onnxscript',
     'opencv-python-headless',
     'psutil',
     'pycocotools',
