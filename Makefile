@@ -8,7 +8,7 @@ SUITE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist loadfile
 # make fuzz: thousands of new cases instead of the suite's hundreds.
 # make faults: trainings killed twenty times instead of once.
 # make test-compat: with other versions and the official packages; 45 GiB.
-.PHONY: setup test test-compat fuzz faults demo lint format clean
+.PHONY: setup test test-compat fuzz faults demo docs lint format clean
 
 setup:
 	@$(PYTHON) tools/dev/bootstrap.py
@@ -28,6 +28,10 @@ faults: setup
 demo: setup
 	PYTHON=$(RUN) bash tools/demo.sh
 
+# The documentation site at http://127.0.0.1:8000, made anew after each change.
+docs: setup
+	$(RUN) -m mkdocs serve
+
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -37,4 +41,4 @@ format: setup
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf .venv .venv-compat build dist *.egg-info mmdat/.mim .pytest_cache .ruff_cache
+	rm -rf .venv .venv-compat build dist site *.egg-info mmdat/.mim .pytest_cache .ruff_cache

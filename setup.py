@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Packaging of mmdat; needs neither torch nor any OpenMMLab package."""
 
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -14,15 +15,18 @@ except ImportError:  # setuptools before 70
     from wheel.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).resolve().parent
+# Where the repository is published. A package index shows the README, whose
+# relative links then lead there.
+URL = 'https://github.com/mmdat/mmdat'
 MIM_FILES = ('configs', 'tools', 'demo', 'model-index.yml')
 
-# Each OpenMMLab package exists twice, official and as the maintained fork with
-# the same modules, and pip does not know that one stands for the other: it
-# would put the second over the first. So neither the core nor the extras of
-# the tasks name one; they hold what the packages need and do not ask for.
-# Which of the two is said with its name, `onedl-det` or `official-det`. Each
-# range is from the first release that has what we use to the next one that may
-# change it; what is tested is in requirements/, to the digit.
+# Each OpenMMLab package exists twice with the same modules: official, and as
+# the maintained fork. pip does not know that one replaces the other and would
+# overwrite the first with the second. So neither the core nor the extras of
+# the tasks contain one of them; these extras contain undeclared dependencies
+# of the packages. The extras `onedl-det` and `official-det` name the family.
+# Each range starts at the first release that has what we use and ends before
+# the next one that may change it; requirements/ has the tested versions.
 TASKS = {
     'det': ['pycocotools'],
     'seg': ['ftfy', 'regex'],
@@ -52,10 +56,14 @@ for family, packages in FAMILIES.items():
     EXTRAS[f'{family}-all'] = sorted(
         {line for task in TASKS for line in EXTRAS[f'{family}-{task}']}
     )
-# Without versions: they follow whichever torch and numpy are there.
+# Without versions, so that they fit the installed torch and numpy.
 EXTRAS['dev'] = [
     'hypothesis',
+    'ipykernel',
     'matplotlib',
+    'mkdocs-material',
+    'mkdocstrings[python]',
+    'nbclient',
     'onnx',
     'onnxruntime',
     'onnxscript',
@@ -69,8 +77,23 @@ EXTRAS['dev'] = [
     'safetensors',
     'scikit-image',
     'scikit-learn',
+    'segmentation-models-pytorch',
+    'timm',
     'tqdm',
 ]
+
+
+def long_description() -> str:
+    """The README, with links that work away from the repository."""
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+    def absolute(match: re.Match) -> str:
+        start, path = match.groups()
+        kind = 'raw' if start.startswith('!') else 'blob'
+        return f'{start}{URL}/{kind}/main/{path}'
+
+    outside = r'(?!https?://|#)'
+    return re.sub(rf'(!?\[[^\]]*\]\(){outside}([^)\s]+)', absolute, text)
 
 
 def place_mim_files(mim: Path, links: bool = False) -> None:
@@ -109,11 +132,12 @@ class BuildWithMim(build_py):
 
 
 class WheelWithMim(bdist_wheel):
-    """Puts them beside the metadata of a wheel as well.
+    """Also puts these files beside the metadata of a wheel.
 
     onedl-mim takes the folder of the first file in an installed wheel's list
-    for the package. That is ``mmdat`` for none whose distribution bears the
-    name of its module: ``mmdat-0.1.0.dist-info`` comes before ``mmdat``.
+    for the package. If distribution and module have the same name, that is
+    the folder of the metadata: ``mmdat-0.2.0.dist-info`` comes before
+    ``mmdat``.
     """
 
     def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
@@ -127,9 +151,42 @@ setup(
     name='mmdat',
     version=runpy.run_path(str(ROOT / 'mmdat' / 'version.py'))['__version__'],
     description='Deformable Attention Transformer backbones for OpenMMLab',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description=long_description(),
     long_description_content_type='text/markdown',
+    url=URL,
+    project_urls={
+        'Changelog': f'{URL}/blob/main/CHANGELOG.md',
+        'Issues': f'{URL}/issues',
+        'Paper, DAT': 'https://arxiv.org/abs/2201.00520',
+        'Paper, DAT++': 'https://arxiv.org/abs/2309.01430',
+    },
+    author='mmdat contributors',
     license='Apache-2.0',
+    keywords=[
+        'DAT',
+        'deformable attention',
+        'vision transformer',
+        'backbone',
+        'OpenMMLab',
+        'MMDetection',
+        'MMSegmentation',
+        'MMPretrain',
+        'object detection',
+        'semantic segmentation',
+        'PyTorch',
+    ],
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
     python_requires='>=3.10',
     packages=find_packages(include=('mmdat', 'mmdat.*')),
     package_data={

@@ -41,10 +41,12 @@ def parse_args() -> argparse.Namespace:
         'picture',
         nargs='?',
         help='picture to look at, or a folder of them, or a pattern in '
-        'quotes, such as "photos/*.jpg"; one picture comes along',
+        'quotes, such as "photos/*.jpg"; default: a picture in demo/',
     )
     parser.add_argument(
-        'config', nargs='?', help='config of the model; one comes along'
+        'config',
+        nargs='?',
+        help='config of the model; default: the one in demo/',
     )
     parser.add_argument(
         'checkpoint', nargs='?', help='weights of the model, of a config'

@@ -1,12 +1,13 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Puts tests/ on the path, so that any test can import the oracle."""
+"""Puts the oracle and the helpers on the path of every test."""
 
 import sys
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / 'helpers')]
 
 # How many cases each test with the mark `fuzz` tries: the same ones in every
 # run of the suite, new ones each time in the longer run of `make fuzz`.

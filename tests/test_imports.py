@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / 'mmdat'
 # A folder imports from those before it only.
 FLOORS = (
     *('utils', 'registry', 'version', 'ops', 'checkpoints', 'models'),
-    *('datasets', 'analysis', 'engine', 'visualization'),
+    *('datasets', 'analysis', 'engine', 'zoo', 'visualization'),
 )
 
 

@@ -72,7 +72,8 @@ def guarded(tmp_path):
     notes = tmp_path / 'notes'
 
     def run(*command, allowed=''):
-        paths = [ROOT / 'tests' / 'offline', ROOT, ROOT / 'tests']
+        tests = ROOT / 'tests'
+        paths = [tests / 'offline', ROOT, tests / 'helpers']
         notes.write_text('')
         done = subprocess.run(
             [sys.executable, *(str(c) for c in command)],

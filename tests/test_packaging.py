@@ -149,6 +149,48 @@ def test_requirements_name_no_openmmlab_package_outside_extras(wheel):
             assert f'"{family}-' in line.replace("'", '"'), line
 
 
+def metadata_of(wheel):
+    name = next(n for n in wheel.namelist() if n.endswith('METADATA'))
+    return message_from_string(wheel.read(name).decode())
+
+
+def test_links_of_the_long_description_leave_the_repository(wheel):
+    text = metadata_of(wheel).get_payload()
+    links = re.findall(r'\]\(([^)\s]+)\)', text)
+    assert len(links) > 20
+    for link in links:
+        assert re.match('https://|#', link), link
+        path = re.sub(r'.*/(blob|raw)/main/', '', link).partition('#')[0]
+        if '/main/' in link:
+            assert (ROOT / path).exists(), link
+
+
+def test_the_metadata_describe_the_package(wheel):
+    metadata = metadata_of(wheel)
+    assert metadata['Version'] == mmdat.__version__
+    assert metadata['Author'] and metadata['Keywords']
+    assert len(metadata.get_all('Classifier')) > 5
+    changes = (ROOT / 'CHANGELOG.md').read_text()
+    assert f'## [{mmdat.__version__}]' in changes
+    citation = (ROOT / 'CITATION.cff').read_text()
+    assert f'\nversion: {mmdat.__version__}\n' in citation
+
+
+def test_badges_are_true():
+    setup = (ROOT / 'setup.py').read_text()
+    torch, python = (
+        re.search(rf'{name}>=([\d.]+)', setup)[1]
+        if name == 'torch'
+        else re.search(r"python_requires='>=([\d.]+)'", setup)[1]
+        for name in ('torch', 'python')
+    )
+    newest = re.findall(r'Python :: (3\.\d+)', setup)[-1]
+    images = ROOT / 'docs/images'
+    assert f'{python} to {newest}' in (images / 'badge_python.svg').read_text()
+    assert f'{torch} or newer' in (images / 'badge_torch.svg').read_text()
+    assert 'Apache-2.0' in (images / 'badge_licence.svg').read_text()
+
+
 @pytest.fixture(scope='module')
 def wheel_file(wheel):
     return Path(wheel.filename)

@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
         ('size', 'side of a picture in pixels'),
         ('crops', 'single-digit pictures per class'),
         ('crop_size', 'side of these in pixels'),
-        ('seed', 'seed of all chance'),
+        ('seed', 'random seed'),
     ):
         parser.add_argument(
             f'--{name.replace("_", "-")}',

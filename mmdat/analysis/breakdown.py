@@ -52,7 +52,7 @@ def break_down(model: nn.Module, counts: dict[str, ModuleCount]) -> list[Row]:
 
     Args:
         model: The model.
-        counts: What :func:`mmdat.analysis.counting.count` says of it.
+        counts: What ``mmdat.analysis.counting.count`` says of it.
 
     Returns:
         Rows in the order of the forward pass; they add up to the model.

@@ -37,18 +37,18 @@ _FUSED_ATTENTION = (
     '_scaled_dot_product_fused_attention_overrideable',
 )
 _PRODUCTS = ('bmm', 'baddbmm')
-# Those whose maths can run in several ways.
+# Attentions with several backends.
 _WITH_BACKENDS = (DeformableAttention, NeighborhoodAttention, WindowAttention)
 
 
 @dataclass
 class ModuleCount:
-    """Multiply-adds in a module itself, its submodules left out.
+    """Multiply-adds of a module itself, without its submodules.
 
     Attributes:
         products: Of attention, ``q k^T`` and ``weights v``, and other batched
             matrix products of two activations.
-        sampling: Of bilinear sampling, by the channels of what is sampled.
+        sampling: Of bilinear sampling, four for each sampled value.
         layers: Of convolutions and linear layers.
     """
 
@@ -88,21 +88,21 @@ def count(
     sampling are counted; norms, activations, softmax, additions and
     interpolation to another map size are not, as is usual.
 
-    The attentions of this package are counted by their formulas, whatever
-    would run: for the count they use their reference backend, which computes
-    each score that the formula has and no other. Windows are whole: the
-    padding of the map goes through projections and products like the rest.
+    The attentions of this package are counted by their formulas, not by the
+    backend that would run: the count uses the reference backend, which
+    computes exactly the scores of the formula. Window attention includes the
+    padding of the map, in projections and in products.
 
     Args:
         model: The model, on the CPU; it is put into eval mode.
         shape: Of the random input, e.g. (1, 3, 224, 224).
-        run: What to do with model and input; the model is called if None.
-        fake: Follow shapes alone, in a few seconds for any size. False does
-            the arithmetic, with the same result.
+        run: Called with model and input; None calls the model.
+        fake: Follow shapes only, which takes a few seconds for any size. False
+            computes all values, with the same result.
 
     Returns:
-        For each module by its name, ``''`` the model itself, what it does
-        outside its submodules; modules that do nothing are left out.
+        For each module by its name (``''`` is the model) the multiply-adds
+        outside its submodules. Modules without any are left out.
     """
     sampling: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
 
@@ -190,5 +190,5 @@ def _own(
 
 
 def total(counts: dict[str, ModuleCount]) -> int:
-    """All multiply-adds of :func:`count`."""
+    """The sum of all multiply-adds that [`count`][] found."""
     return sum(module.total for module in counts.values())

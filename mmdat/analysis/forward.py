@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Sending random input through whole models, by shapes alone.
 
-What a detector does depends on how many proposals survive; to have a number
-that means something, the heads get as many as they may have at most.
+The cost of a detector depends on its number of proposals. For a comparable
+number, the heads get the largest number of proposals that they allow.
 """
 
 from collections.abc import Iterator

@@ -22,7 +22,7 @@ class Published(NamedTuple):
         model: The authors' name of the backbone.
         parameters: Of the whole model in millions, None if not known.
         flops: Multiply-adds in units of 1e9, None if not known.
-        sources: A letter of :data:`SOURCES` for each of the two.
+        sources: A letter of ``SOURCES`` for each of the two.
     """
 
     config: str

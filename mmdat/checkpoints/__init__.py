@@ -4,6 +4,6 @@
 ``released.py`` translates names, ``tables.py`` resizes position-bias tables,
 ``hooks.py`` applies both whenever a state dict is loaded. ``loading.py`` reads
 files as data, ``fitting.py`` compares them with a model, ``starting.py``
-starts a backbone from them, in part where that is asked for, and
-``publishing.py`` writes them anew.
+starts a backbone from them, completely or in part, and ``publishing.py``
+writes new files.
 """

@@ -20,11 +20,11 @@ class Misfit:
         missing: Entries of the model that the checkpoint lacks.
         unexpected: Entries of the checkpoint that the model lacks.
         reshaped: Entries that both have, of different shapes.
-        unusable: Entries that cannot be copied, as they are no tensors or
-            such of another kind.
-        unsuited: Entries of whole, complex or truth values where floating
-            ones belong.
-        infinite: Entries with NaN or infinity in them.
+        unusable: Entries that cannot be copied: not tensors, or tensors of
+            another kind, such as sparse ones.
+        unsuited: Entries of integer, complex or boolean type where the model
+            has floating-point weights.
+        infinite: Entries with NaN or infinity.
     """
 
     missing: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Misfit:
     infinite: tuple[str, ...] = ()
 
     def within(self, prefix: str) -> 'Misfit':
-        """The part of it whose names start with `prefix`."""
+        """The entries whose names start with `prefix`."""
         return Misfit(
             *(
                 tuple(name for name in names if name.startswith(prefix))
@@ -52,7 +52,7 @@ class Misfit:
 
     @property
     def is_fatal(self) -> bool:
-        """Whether parameters would stay random, or get what is no weight."""
+        """Whether a parameter would stay random or get an invalid value."""
         return bool(
             self.missing
             or self.reshaped
@@ -67,8 +67,8 @@ class Misfit:
             (self.reshaped, 'of another shape'),
             (self.missing, 'missing'),
             (self.unexpected, 'unexpected'),
-            (self.unusable, 'no tensor that can be copied'),
-            (self.unsuited, 'of whole, complex or truth values'),
+            (self.unusable, 'not a tensor that can be copied'),
+            (self.unsuited, 'of integer, complex or boolean type'),
             (self.infinite, 'NaN or infinite in part'),
         )
         return ', '.join(
@@ -80,7 +80,7 @@ class Misfit:
 
 
 def load_and_compare(model: nn.Module, checkpoint: Mapping) -> Misfit:
-    """Loads what fits of a checkpoint, and says what does not.
+    """Loads the entries of a checkpoint that fit, and returns the others.
 
     Args:
         model: The model, on any device; on ``meta`` nothing is computed.
@@ -102,9 +102,9 @@ def load_and_compare(model: nn.Module, checkpoint: Mapping) -> Misfit:
 def _odd_values(
     model: nn.Module, entries: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names in the model of entries that torch copies and are no weights.
+    """Names of entries that torch would copy although they are not weights.
 
-    Infinity in a buffer may be meant; NaN is not.
+    Infinity in a buffer is allowed; NaN is not.
     """
     parameters = dict(model.named_parameters())
     buffers = dict(model.named_buffers())

@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Adapting checkpoints while they are loaded.
 
-A backbone rewrites the state dict that it is given, alone or as a part of a
-model, so that released files load through ``init_cfg``, ``load_from`` and
-plain ``load_state_dict`` alike, from any tool.
+A backbone rewrites the state dict that it receives, alone or inside a model.
+So released files load through ``init_cfg``, ``load_from`` and
+``load_state_dict``, from any tool.
 """
 
 import sys
@@ -20,7 +20,7 @@ _PREFIX = 'backbone.'
 
 
 def adapt_checkpoints_of(backbone: nn.Module) -> None:
-    """Lets a :class:`mmdat.models.DAT` load released and resized files."""
+    """Lets a ``mmdat.models.DAT`` load released and resized files."""
     backbone._register_load_state_dict_pre_hook(
         _adapt_backbone, with_module=True
     )
@@ -70,11 +70,10 @@ def backbone_entries(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 def _settle_norms(entries: dict[str, Any], own: dict[str, Tensor]) -> None:
     """Drops output norms the model lacks, fills in those of a classifier.
 
-    A classifier holds the norm of stage 4 alone, which goes before pooling. A
-    model with other outputs starts from it with new norms, of 1 and 0, for
-    all of them, as the authors' detectors and segmentors did: their
-    ``norms.3`` is another name than ``cls_norm``, and nothing loaded it. A
-    classifier keeps it.
+    A classifier has only the norm of the last stage, before its pooling. A
+    model with other outputs starts with new norms (weight 1, bias 0), as the
+    authors' detectors and segmentors did: their ``norms.3`` is not called
+    ``cls_norm``, so it was not loaded. A classifier loads the norm.
     """
     held = [i for i in range(4) if f'norm{i}.weight' in entries]
     wanted = [i for i in range(4) if f'norm{i}.weight' in own]
@@ -88,9 +87,9 @@ def _settle_norms(entries: dict[str, Any], own: dict[str, Tensor]) -> None:
     if starts_new:
         numbers = ', '.join(map(str, wanted))
         print_log(
-            f'The file is of a classifier, whose output norm belongs to its '
-            f'head: it is left out, and the output norms of this model '
-            f'(stages {numbers}) start new.',
+            f'The file is of a classifier. Its output norm belongs to the '
+            f'head and is not loaded; the output norms of this model (stages '
+            f'{numbers}) start new.',
             logger='current',
         )
 
@@ -100,22 +99,22 @@ def _settle_tables(
 ) -> None:
     """Fits tables of another size to the model, or the model to them.
 
-    The tables of DAT (v1) are resized, as the authors resize them when they
-    build the 384 model at ``img_size=384`` and start it from 224. Those of
-    DAT++ are read at normalised coordinates, so a table of any size is exact
-    at any resolution, and the model takes the file's: the authors' config of
-    DAT-B++ at 384 builds the model at ``img_size=224`` and keeps the tables
-    of 111 x 111, while the parameters they report for it (94 M) are those of
-    tables of 191 x 191. A file of either kind gives its own numbers this way;
-    a released file at 384 with small tables cannot be told from one at 224.
+    Tables of DAT are resized, as the authors do when they build the model at
+    ``img_size=384`` and start it from 224. Tables of DAT++ are read at
+    normalised coordinates, so a table of any size is exact at any resolution,
+    and the model takes the tables of the file. The authors' config of DAT-B++
+    at 384 builds the model at ``img_size=224`` and keeps tables of 111 x 111,
+    but the parameters that they report (94 M) imply tables of 191 x 191. A
+    file of either kind gives its own results in this way. A released file at
+    384 with small tables looks like one at 224.
     """
     resized, taken = [], []
     for name, value in entries.items():
         if name not in own or not isinstance(value, Tensor):
             continue
         if _is_kept(backbone, name, value, own[name]):
-            # New storage for the same parameter, so that optimisers and
-            # averages that know it still do.
+            # The parameter gets new storage and stays the same object, so
+            # that optimisers and averages keep their reference to it.
             table = backbone.get_parameter(name)
             table.data = table.data.new_empty(value.shape)
             taken.append((name, value.shape, own[name].shape))
@@ -126,7 +125,7 @@ def _settle_tables(
     if resized:
         print_log(
             f'Resized {len(resized)} position-bias tables to the resolution '
-            f'of the model, from {resized[0]} on.',
+            f'of the model, {resized[0]} first.',
             logger='current',
         )
     if taken:
@@ -136,7 +135,7 @@ def _settle_tables(
             f'Took {len(taken)} position-bias tables as they are in the file, '
             f'from {name} on: they were made for images of '
             f'{pixels_of(new, stage)} pixels and the model was built for '
-            f'{pixels_of(old, stage)}, which is no difference to DAT++. A '
+            f'{pixels_of(old, stage)}, which makes no difference to DAT++. A '
             f'training in several processes has to build the model with the '
             f"file's img_size.",
             logger='current',
@@ -162,12 +161,12 @@ def _is_kept(
 def _take_from_parent(
     state_dict: dict[str, Any], prefix: str, unexpected: list[str]
 ) -> None:
-    """Finds a backbone's entries in a file that does not know the model.
+    """Finds a backbone's entries in a file without the model's prefixes.
 
-    A bare released classifier, or a state dict in a wrapper, has no entry
-    that starts with the place of the backbone in the model. What was given to
-    the model is put under the names that it has, for the backbone and for
-    the modules that are loaded after it.
+    A released classifier, or a state dict in a wrapper, has no entry that
+    starts with the name of the backbone in the model. This renames all entries
+    to those of the model, for the backbone and for the modules that are loaded
+    after it.
     """
     loading = _loading_of_the_model()
     if loading is None:
@@ -206,10 +205,11 @@ def _take_from_parent(
 def _loading_of_the_model() -> tuple[dict[str, Any], nn.Module] | None:
     """The state dict that is being loaded, and the model it was given to.
 
-    Both torch and mmengine go down the modules with a function ``load`` and
-    pass each its own entries only, so a backbone asks the first of these
-    calls for the others. The alternative would be a hook of torch's that runs
-    for every module of the process which is put into another.
+    Both torch and mmengine visit the modules with a recursive function
+    ``load``, which passes each module only its own entries. So a backbone
+    reads the others from the frame of the first of these calls. The
+    alternative would be a global hook on module registration, which would run
+    for every module of the process.
     """
     frame = sys._getframe(1)
     while frame is not None:

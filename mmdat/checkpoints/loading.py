@@ -21,14 +21,14 @@ from .released import unwrap
 
 # Makes torch.load refuse code wherever it is called.
 _FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-# By so much the members of a zip may be larger than it, in bytes.
+# Bytes by which the members of a zip may exceed its size.
 _SLACK = 1 << 20
 
 
 class _Settings:
     """Stands for yacs' CfgNode, a dict, in files of the DAT training code.
 
-    Torch's safe reader fills dicts of exactly its own types only.
+    Torch's safe reader fills only dicts of its own types.
     """
 
     def __new__(cls) -> OrderedDict:
@@ -78,8 +78,8 @@ def _read(path: Path, map_location: Any) -> Any:
 def _check_sums(path: Path) -> None:
     """Raises ValueError if a part of the file is not what was written.
 
-    Each has a checksum, which torch writes but does not look at, so that a
-    damaged tensor would be read as if nothing were.
+    Each part has a checksum that torch writes but does not check, so torch
+    would read a damaged tensor without an error.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
@@ -102,15 +102,15 @@ def load_checkpoint_file(
 
     Args:
         filename: A file that ``torch.save`` wrote, or a ``.safetensors`` file.
-        map_location: As in :func:`torch.load`.
+        map_location: As in ``torch.load``.
 
     Returns:
-        What was saved; the tensors of a ``.safetensors`` file come under
-        ``state_dict``, what it says of them under ``meta``.
+        The saved content. For a ``.safetensors`` file, ``state_dict`` holds
+        the tensors and ``meta`` their description.
 
     Raises:
-        UserError: There is no such file, or it is no checkpoint, or it asks
-            to run code while it is read.
+        UserError: The file does not exist, is not a checkpoint, or asks to run
+            code while it is read.
     """
     path = _find(filename)
     if path.is_dir():
@@ -136,7 +136,7 @@ def load_checkpoint_file(
         content = _read(path, map_location)
     except UserError:
         raise
-    except Exception as error:  # of a damaged file anything may come
+    except Exception as error:  # a damaged file can cause any error
         raise UserError(_why_not(path, error)) from error
     if not isinstance(content, Mapping):
         raise UserError(
@@ -160,10 +160,10 @@ def load_checkpoint_file(
 
 
 def _find(filename: str | os.PathLike) -> Path:
-    """The path of a file, which can be asked for.
+    """The path of a file, if it is a valid one.
 
     Raises:
-        UserFileNotFoundError: There can be no file of that name.
+        UserFileNotFoundError: No file can have that name.
     """
     try:
         path = Path(filename).expanduser()
@@ -188,7 +188,7 @@ def _why_not(path: Path, error: Exception) -> str:
     if re.match(rb'<[a-z!?/]', text):
         return (
             f'{path} is a web page, not a checkpoint: the download gave its '
-            f"site's page in place of the file; download it in a browser."
+            f"site's page instead of the file; download it in a browser."
         )
     asked = re.search(
         r'(?i)\b(?:GLOBAL|Unsupported class) (\w\S*\w)', str(error)
@@ -196,8 +196,8 @@ def _why_not(path: Path, error: Exception) -> str:
     if asked:
         return (
             f'{path} asks to run {asked[1]} while it is read, which weights '
-            f'have no need for, so it was refused and nothing was run; get '
-            f'the file from a source you trust and save its tensors alone.'
+            f'never need, so the file was refused and nothing was run; get '
+            f'it from a source you trust and save its tensors only.'
         )
     writer = 'torch.save'
     if path.suffix == safetensors_files.SUFFIX:
@@ -218,7 +218,7 @@ def read_checkpoint(name: str, map_location: Any = None) -> Mapping[str, Any]:
     """Reads a checkpoint from disk, or from an address through mmengine.
 
     Raises:
-        UserError: See :func:`load_checkpoint_file`.
+        UserError: See [`load_checkpoint_file`][].
     """
     if '://' not in name:
         return load_checkpoint_file(name, map_location)
@@ -229,8 +229,8 @@ def read_checkpoint(name: str, map_location: Any = None) -> Mapping[str, Any]:
 def _checkpoint_loader() -> Any:
     """The class of mmengine that reads checkpoints.
 
-    It is imported when a file is to be read, and not to build a model, as the
-    maintained fork wants OpenCV for it without bringing it.
+    It is imported only to read a file, not to build a model, because the
+    maintained fork needs OpenCV for it and does not declare that.
     """
     from mmengine.runner import CheckpointLoader
 
@@ -240,8 +240,8 @@ def _checkpoint_loader() -> Any:
 def use_safe_loading() -> None:
     """Makes every checkpoint that mmengine reads go through this module.
 
-    Local files are read by :func:`load_checkpoint_file`; for what mmengine
-    downloads, torch is told to refuse code as well.
+    [`load_checkpoint_file`][] reads local files. For files that mmengine
+    downloads, torch is set to refuse code as well.
     """
     os.environ[_FORCE] = '1'
 
@@ -253,7 +253,7 @@ def use_safe_loading() -> None:
 
 @contextmanager
 def safe_loading() -> Iterator[None]:
-    """As :func:`use_safe_loading`, and as before afterwards."""
+    """A context with the effect of [`use_safe_loading`][]."""
     loader, forced = _checkpoint_loader(), os.environ.get(_FORCE)
     schemes = loader._schemes
     loader._schemes = dict(schemes)

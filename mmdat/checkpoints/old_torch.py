@@ -1,10 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Reading training checkpoints as data with PyTorch before 2.6.
 
-Its safe reader takes tensors, but not the logs and numbers that a training
-leaves beside them, and cannot be told to. Here the pickle inside of a file is
-read by Python's own unpickler, which may take what torch's may and the types
-it is given, nothing else. Torch makes the tensors, as ever.
+The safe reader of these versions accepts tensors but not the logs and numbers
+that a training saves with them, and has no list of allowed types. Here
+Python's unpickler reads the pickle inside the file. It accepts what torch's
+safe reader accepts and the given types, and nothing else. Torch still makes
+the tensors.
 """
 
 import pickle
@@ -16,12 +17,12 @@ import torch
 from mmengine.utils import digit_version
 from torch import _weights_only_unpickler
 
-# The first with types that may be read under names of their own.
+# The first version that can allow a type under another name.
 FIRST_ABLE = '2.6.0'
 
 
 def is_old() -> bool:
-    """Whether torch's own reader will not do."""
+    """Whether torch's own reader is too limited."""
     return digit_version(torch.__version__) < digit_version(FIRST_ABLE)
 
 
@@ -30,7 +31,7 @@ def read(path: Path, map_location: Any, types: list[Any]) -> Any:
 
     Args:
         path: The file.
-        map_location: As in :func:`torch.load`.
+        map_location: As in ``torch.load``.
         types: What may be in it besides tensors, as for
             ``torch.serialization.add_safe_globals``: types and functions, or
             pairs of one and the name it has in files.
@@ -92,8 +93,8 @@ def _unpickler(types: list[Any]) -> type:
                 raise pickle.UnpicklingError('not of protocol 2')
 
         def load_build(self) -> None:
-            # A state changes an object of the file, never a type or function
-            # that is everybody's.
+            # A state may change an object of the file, but never a type or
+            # function, which the whole process shares.
             if isinstance(self.stack[-2], type | FunctionType):
                 raise pickle.UnpicklingError('a state for what is no data')
             super().load_build()

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Writing checkpoints that are whole or not there, named by their hash."""
+"""Writing checkpoints atomically, named by their hash."""
 
 import hashlib
 import os
@@ -20,11 +20,11 @@ HASH_DIGITS = 8  # as OpenMMLab's and torch.hub's files have
 def publish(
     state_dict: Mapping[str, Tensor], meta: Mapping[str, Any], target: Path
 ) -> Path:
-    """Writes weights and what is told of them.
+    """Writes weights and their description.
 
-    The same content gives the same file and name. It is written beside its
-    place under another name and moved there at the end, so that an interrupted
-    run leaves no half of a file.
+    The same content gives the same file and name. The file is written under a
+    temporary name and renamed at the end, so an interrupted run leaves no
+    incomplete file.
 
     Args:
         state_dict: Tensors by name that share no memory.
@@ -35,7 +35,7 @@ def publish(
         The file: ``NAME-0123abcd.pth`` for ``NAME.pth``.
 
     Raises:
-        UserError: The suffix is another, or the file cannot be written.
+        UserError: The suffix is not supported, or the file cannot be written.
     """
     if target.suffix not in SUFFIXES:
         raise UserError(

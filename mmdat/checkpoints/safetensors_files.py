@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Checkpoints in the safetensors format, which can hold nothing but tensors.
 
-The package ``safetensors`` is asked for only when such a file is read or
+The package ``safetensors`` is imported only when such a file is read or
 written.
 """
 
@@ -17,8 +17,8 @@ from ..utils.errors import UserError
 
 SUFFIX = '.safetensors'
 
-# What is told of the weights goes, as JSON, into one entry of the header: the
-# order of several would differ from run to run, and so the hash of the file.
+# The description of the weights is one JSON entry of the header: the order
+# of several entries, and so the hash of the file, would vary from run to run.
 _META = 'mmdat'
 
 
@@ -36,7 +36,7 @@ def _package(path: Path) -> ModuleType:
 def write(
     path: Path, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Writes tensors by name and what is told of them.
+    """Writes tensors by name and their description.
 
     Args:
         path: File to write.
@@ -52,7 +52,7 @@ def write(
 
 
 def read(path: Path, map_location: Any = None) -> dict[str, Any]:
-    """Reads a file, whoever wrote it, in the layout of mmengine.
+    """Reads a file of any origin into the layout of mmengine.
 
     Args:
         path: File to read.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Starting a backbone from a checkpoint, as a whole or as far as it fits."""
+"""Starting a backbone from a checkpoint, completely or in part."""
 
 import math
 import re
@@ -18,7 +18,7 @@ from .tables import fit
 
 # How the names of a DAT's first layer start: the authors' and ours.
 _FIRST = re.compile(r'(?:^|(?<=\.))(?:patch_proj|patch_embed\.conv1)\.')
-_PLACES = ('', 'backbone.')  # where it is found without being told
+_PLACES = ('', 'backbone.')  # prefixes that need not be given
 
 
 def start_from(
@@ -28,20 +28,21 @@ def start_from(
     strict: bool = True,
     map_location: Any = 'cpu',
 ) -> None:
-    """Does what ``init_cfg=dict(type='Pretrained', ...)`` asks for.
+    """Loads the weights of ``init_cfg=dict(type='Pretrained', ...)``.
 
     Args:
-        backbone: A :class:`mmdat.models.DAT`.
+        backbone: A [`DAT`][mmdat.models.DAT].
         checkpoint: File or URL.
         prefix: What the names of the wanted entries start with, such as
             ``'teacher.'``. Whole models with ``backbone.`` and backbones
             alone need none.
-        strict: Whether each parameter must be in the file. Otherwise what
-            fits is taken, input channels are adapted, and the rest is named.
-        map_location: As in :func:`torch.load`.
+        strict: Whether each parameter must be in the file. Otherwise the
+            entries that fit are loaded, the first kernel is adapted to the
+            input channels, and the log names the rest.
+        map_location: As in ``torch.load``.
 
     Raises:
-        UserError: The file is missing, is something else or does not fit.
+        UserError: The file is missing, is not a checkpoint, or does not fit.
     """
     content = read_checkpoint(checkpoint, map_location)
     note = start(backbone, checkpoint, content, prefix, strict)
@@ -55,10 +56,10 @@ def start(
     prefix: str | None = None,
     strict: bool = True,
 ) -> str:
-    """As :func:`start_from`, with a checkpoint that has been read.
+    """As [`start_from`][], with a checkpoint that has been read.
 
     Returns:
-        What was left out and adapted, to be added to a sentence.
+        What was left out and adapted, as the end of a sentence.
     """
     entries = select(source, content, prefix)
     if strict:
@@ -102,12 +103,12 @@ def select(
     Args:
         source: The file, for messages.
         content: As it was read.
-        prefix: See :func:`start_from`.
+        prefix: See [`start_from`][].
 
     Raises:
-        UserError: No entry has the prefix; or none was given and the backbone
-            lies somewhere else than alone or under ``backbone.``, such as
-            under ``teacher.`` or ``_orig_mod.``.
+        UserError: No entry has the prefix; or no prefix was given and the
+            entries have another one than ``backbone.``, such as ``teacher.``
+            or ``_orig_mod.``.
     """
     entries = released.entries_of(content)
     if prefix:
@@ -132,7 +133,7 @@ def select(
 
 
 def elsewhere(content: Mapping[str, Any]) -> str | None:
-    """Which prefix to give if a backbone is under names of its own."""
+    """Which prefix to give if a backbone has one."""
     entries = released.entries_of(content)
     places = _places(entries)
     if not places or set(places) & set(_PLACES):
@@ -155,8 +156,8 @@ def _where(entries: Mapping[str, Any]) -> str:
         return 'it holds neither DAT nor DAT++, so use another file'
     if set(places) & set(_PLACES):
         return (
-            'leave out prefix, as whole models and backbones alone are told '
-            'apart by themselves'
+            'leave out prefix, because whole models and single backbones are '
+            'recognised without it'
         )
     offered = ' or '.join(f"prefix='{place}'" for place in places)
     return f'give init_cfg {offered}'
@@ -194,8 +195,8 @@ def _what_fits(
 def adapt_input(weight: Tensor, channels: int) -> Tensor:
     """The kernel of a first convolution for other images, as timm does it.
 
-    One channel gets the sum over all; more than one repeat them in turn,
-    scaled so that the sums of the products keep their size.
+    One channel gets the sum over all channels. More channels repeat them in
+    turn, scaled so that the output keeps its size.
 
     Args:
         weight: (out, in, kernel, kernel).

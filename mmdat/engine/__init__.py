@@ -1,6 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """What the commands in ``tools/`` do: configs, launching, checks.
 
-``import mmdat`` leaves it alone. ``layer_decay`` is for configs: the registry
-imports it when one asks for it.
+``import mmdat`` does not import it. The registry imports ``layer_decay``,
+``schedules`` and the hooks when a config names them.
 """

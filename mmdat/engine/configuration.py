@@ -78,7 +78,7 @@ def _elsewhere(filename: str) -> str:
     here = Path.cwd()
     path = Path(found)
     path = path.relative_to(here) if path.is_relative_to(here) else path
-    return f'{path} is meant, perhaps'
+    return f'a similar name is {path}'
 
 
 def _scope_of_types(cfg: Config) -> str:

@@ -69,10 +69,10 @@ def _type_name(dataset: Any) -> str:
 
 
 def _check_json(path: Path) -> None:
-    """Raises UserError for annotations that break off.
+    """Raises UserError for truncated annotations.
 
-    Looking at both ends finds most of them, in no time; whether something is
-    wrong with a file whose ends are odd is told by reading it.
+    Reading the first and last bytes finds most of them quickly. If they look
+    unusual, the whole file is read.
     """
     if path.suffix != '.json' or not path.is_file():
         return

@@ -14,7 +14,7 @@ CHECKPOINT = 'demo/mask_rcnn_dat_digits.safetensors'
 def use_demo_files(
     args: argparse.Namespace, root: Path, image: str | None = 'image'
 ) -> bool:
-    """Fills in what a command was not told: picture, config, checkpoint.
+    """Fills in arguments that a command did not get.
 
     Args:
         args: Of the command, with ``config`` and ``checkpoint``.
@@ -23,7 +23,7 @@ def use_demo_files(
             command has none.
 
     Returns:
-        Whether the model is the one that comes along.
+        Whether the model is the one in ``demo/``.
 
     Raises:
         UserError: They are not here; wheels leave the model out.
@@ -40,9 +40,9 @@ def use_demo_files(
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise UserError(
-            f'Without arguments this command takes the model and the pictures '
-            f'that come with the source tree, and {path} is not here; wheels '
-            f'leave them out, so clone the repository, or name a picture, a '
-            f'config and a checkpoint.'
+            f'Without arguments this command uses the model and the pictures '
+            f'of the source tree, and {path} is not here; wheels leave them '
+            f'out, so clone the repository, or name a picture, a config and a '
+            f'checkpoint.'
         )
     return path

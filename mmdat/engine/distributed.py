@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Several processes: their start, one check for all, and their end.
 
-On the CPU they talk through gloo, and DDP runs there. On GPUs mmengine does
-most of this itself.
+On the CPU they communicate through gloo, and DDP runs there. On GPUs mmengine
+does most of this.
 """
 
 import os
@@ -26,8 +26,8 @@ from ..utils.errors import UserError, speaks
 
 # How often a process looks whether its launcher is alive, in seconds.
 _LOOK = 1.0
-# What mpirun tells its processes: number, number of all, number here; by Open
-# MPI, and by MPICH and those that follow it.
+# Variables that mpirun sets: rank, number of processes, local rank. The
+# first row is of Open MPI, the second of MPICH and its descendants.
 _MPI = (
     (
         'OMPI_COMM_WORLD_RANK',
@@ -46,7 +46,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         module: The model; its SyncBN layers become plain batch norms, and
             their statistics follow the first process.
         device_ids: Ignored, since the CPU has no number.
-        **kwargs: As in :class:`torch.nn.parallel.DistributedDataParallel`.
+        **kwargs: As in ``torch.nn.parallel.DistributedDataParallel``.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def prepare_launch(cfg: Config, launcher: str) -> None:
-    """Sets the launcher and makes the processes know each other.
+    """Sets the launcher and initialises the process group.
 
     Raises:
         UserError: The process was not started by that launcher.
@@ -108,10 +108,10 @@ def check_in_one(check: Callable[[], None]) -> None:
 
 
 def end_launch() -> None:
-    """Waits for the other processes and takes the group apart.
+    """Waits for the other processes and destroys the group.
 
-    Without it a process that ends early pulls its connections away from
-    under the ones that still work.
+    Without this, a process that ends early would close connections that others
+    still use.
     """
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -129,7 +129,7 @@ def _end_with(launcher: int) -> None:
             time.sleep(_LOOK)
         if speaks():
             print(
-                'torchrun is gone, so its processes end.',
+                'torchrun has ended, so its processes end.',
                 file=sys.stderr,
                 flush=True,
             )
@@ -150,7 +150,7 @@ def number_of_processes(launcher: str) -> int:
 
 
 def _read_environment(launcher: str) -> None:
-    """Tells torch what the launcher says of this process."""
+    """Sets torch's environment variables from those of the launcher."""
     env = os.environ
     if launcher == 'pytorch':
         wanted = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')

@@ -112,8 +112,7 @@ class Identity:
 def identify(checkpoint: Mapping[str, Any]) -> Identity:
     """Says what a checkpoint or state dict holds.
 
-    Only names and shapes are looked at, so tensors may be on the ``meta``
-    device. Nothing is changed.
+    It uses only names and shapes, so tensors may be on the ``meta`` device.
 
     Args:
         checkpoint: Entries by name, bare or under ``model`` or

@@ -19,18 +19,19 @@ from .lettering import with_lines
 from .weights import check_fits
 from .whole_pictures import check_whole, is_needed
 
-# Smaller shares of a picture are not mentioned.
+# Classes with a smaller share of the picture are not listed.
 SMALLEST_SHARE = 0.005
 
 
 class Sight(NamedTuple):
-    """What a model sees in a picture.
+    """What a model finds in a picture.
 
     Attributes:
         drawing: The picture with boxes, masks or labels, RGB (H, W, 3) in
             unsigned bytes.
-        lines: One for each object, kind of surface or class, the most
-            certain or largest first.
+        lines: One line for each object (detection), class in the picture
+            (segmentation) or likely class (classification), the most certain
+            or largest first.
     """
 
     drawing: np.ndarray
@@ -60,7 +61,7 @@ PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 
 
 def find_pictures(name: str) -> list[str]:
-    """The files that a name, a folder or a pattern stands for.
+    """The picture files of a name, a folder or a pattern.
 
     Raises:
         UserError: There is none.
@@ -111,7 +112,7 @@ def check_picture(filename: str) -> None:
 
 
 def look(cfg: Config, checkpoint: str, picture: str, **kwargs: Any) -> Sight:
-    """Shows one picture, see :func:`look_at_each`."""
+    """Runs a model on one picture, see [`look_at_each`][]."""
     return next(look_at_each(cfg, checkpoint, [picture], **kwargs))
 
 
@@ -122,7 +123,7 @@ def look_at_each(
     device: str = 'cpu',
     score: float = 0.3,
 ) -> Iterator[Sight]:
-    """Shows pictures to a detector, segmentor or classifier, one by one.
+    """Runs a detector, segmentor or classifier on pictures, one by one.
 
     Args:
         cfg: Config of the model, with ``test_dataloader`` and
@@ -130,10 +131,10 @@ def look_at_each(
         checkpoint: Weights, in OpenMMLab's or the authors' layout.
         pictures: Files of the pictures.
         device: Where to compute.
-        score: Lowest score of the boxes to draw and mention.
+        score: Lowest score of the boxes to draw and list.
 
     Returns:
-        What it sees in each of them.
+        What the model finds in each of them.
 
     Raises:
         UserError: The weights are not those of the model, or there is no
@@ -154,8 +155,8 @@ def look_at_each(
 def _check_weights(cfg: Config, checkpoint: str) -> dict[str, Any] | None:
     """Compares file and model; returns names of classes if the file has none.
 
-    Without names of its own, a file would get those of the data set that its
-    package thinks of first; the config knows better.
+    A file without class names would get those of the package's default data
+    set; the config has the right ones.
     """
     if '://' in checkpoint:
         return None

@@ -24,11 +24,10 @@ def _flip_back(masks: Tensor, view: DetDataSample) -> Tensor:
 
 @MODELS.register_module()
 class InstanceTTAModel(DetTTAModel):
-    """Merges boxes by non-maximum suppression; a box keeps its own mask.
+    """Merges boxes by non-maximum suppression; each box keeps its mask.
 
-    Args:
-        tta_cfg: ``nms``, as in mmcv, and ``max_per_img``.
-        **kwargs: As in :class:`mmdet.models.DetTTAModel`.
+    The arguments are those of ``mmdet.models.DetTTAModel``; ``tta_cfg`` holds
+    ``nms``, as in mmcv, and ``max_per_img``.
     """
 
     def _merge_single_sample(

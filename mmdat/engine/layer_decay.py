@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Layer-wise learning-rate decay for detectors, segmentors and classifiers.
 
-MMPretrain has such a constructor for its classifiers; MMDetection's and
-MMSegmentation's know a few backbones of their own only.
+MMPretrain has such a constructor for its classifiers. Those of MMDetection and
+MMSegmentation support only a few of their backbones.
 """
 
 from typing import Any
@@ -19,12 +19,11 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Lowers the learning rate of a DAT layer by layer, from the heads down.
 
-    A parameter n layers below the heads learns at ``layer_decay_rate ** n``
-    of its rate; :meth:`mmdat.models.DAT.get_layer_depth` says which layer it
-    is in. All else that ``paramwise_cfg`` may hold has its usual meaning, so
-    ``custom_keys`` and the multipliers of weight decay combine with it. Each
-    parameter has a group of its own, with its ``param_name`` and
-    ``lr_scale``.
+    The rate of a parameter n layers below the heads is multiplied by
+    ``layer_decay_rate ** n``; ``DAT.get_layer_depth`` gives the layer. All
+    other keys of ``paramwise_cfg`` have their usual meaning and combine with
+    it, such as ``custom_keys`` and the multipliers of weight decay. Each
+    parameter gets a separate group, with its ``param_name`` and ``lr_scale``.
 
     Args:
         optim_wrapper_cfg: As in mmengine; its optimizer must have an ``lr``.
@@ -32,15 +31,16 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             at most 1.
 
     Raises:
-        ValueError: There is no such rate, no ``lr``, or no DAT in the model.
+        ValueError: The rate is missing or invalid, the optimizer has no
+            ``lr``, or the model has no DAT.
 
     Examples:
-        In a config for any OpenMMLab package, with nothing to import::
+        In a config for any OpenMMLab package, without an import:
 
-            optim_wrapper = dict(
-                constructor='mmdat.LayerDecayOptimWrapperConstructor',
-                paramwise_cfg=dict(layer_decay_rate=0.8),
-            )
+        >>> optim_wrapper = dict(
+        ...     constructor='mmdat.LayerDecayOptimWrapperConstructor',
+        ...     paramwise_cfg=dict(layer_decay_rate=0.8),
+        ... )
     """
 
     def __init__(

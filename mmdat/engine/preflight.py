@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Checks before a run, so that what is wrong is said at once and clearly."""
+"""Checks before a run, so that problems are reported at once."""
 
 from importlib.util import find_spec
 
@@ -166,7 +166,7 @@ def _check_unused(cfg: Config, backbone: DAT, channels: list[int]) -> None:
             f'model.neck.start_level={neck.start_level - len(unused)}'
         )
     elif (cfg.get('model') or {}).get('decode_head') is not None:
-        advice += ' and count in_index of the heads anew'
+        advice += ' and renumber in_index of the heads'
     raise UserError(
         f'In a run of several processes every parameter must get a gradient; '
         f'nothing reads maps {[indices[i] for i in unused]} of the backbone, '

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Which checkpoint an interrupted training goes on from."""
+"""The checkpoint from which an interrupted training continues."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -33,10 +33,10 @@ def set_resume(cfg: Config, resume: str | None) -> Mapping[str, Any]:
 
     Where the work dir has none yet, ``'auto'`` starts from the weights that
     the config names in ``load_from``, as a first run does. A file that cannot
-    be read is passed over with a warning for the one before it.
+    be read is skipped with a warning, and the one before it is used.
 
-    A run whose config has no seed goes on with the one it had chosen, so that
-    the order of the data is the same.
+    If the config has no seed, the run continues with the seed that it chose
+    before, so the order of the data is the same.
 
     Args:
         cfg: The config, whose work dir is set.
@@ -83,7 +83,7 @@ def check_resumable(cfg: Config, content: Mapping[str, Any]) -> None:
 
     Args:
         cfg: The config, with the checkpoint as ``load_from``.
-        content: What it holds, from :func:`set_resume`; nothing of it is
+        content: What it holds, from ``set_resume``; nothing of it is
             looked at if it is empty.
     """
     if not content:
@@ -118,13 +118,13 @@ def check_resumable(cfg: Config, content: Mapping[str, Any]) -> None:
         missing = 'message_hub'
     if missing:
         raise UserError(
-            f'--resume goes on from the state of a training; {filename} holds '
-            f'no {missing} and is of weights alone, perhaps, so {instead}.'
+            f'--resume continues from the state of a training; {filename} has '
+            f'no {missing} and may contain weights only, so {instead}.'
         )
     if 'optimizer' not in content:
         warn_once(
-            f'{filename} holds no state of an optimiser, so that starts '
-            f'afresh.'
+            f'{filename} has no optimizer state, so the optimizer starts '
+            f'with a new one.'
         )
     elif isinstance(content['optimizer'], Mapping):
         _check_optimizer(cfg, filename, content['optimizer'], instead)
@@ -189,7 +189,7 @@ def _recorded(work_dir: Path) -> str | None:
     except FileNotFoundError:
         return text
     except (OSError, ValueError):
-        warn_once(f'{note} names no file and is passed over.')
+        warn_once(f'{note} names no file and is skipped.')
         return None
     return text or None
 
@@ -234,11 +234,11 @@ def _latest(
             trouble.append(str(error))
             continue
         for sentence in trouble:
-            warn_once(f'{sentence} Going on from {path} instead.')
+            warn_once(f'{sentence} Continuing from {path} instead.')
         return str(path), content
     if trouble:
         raise UserError(
-            f'{trouble[0]} {work_dir} has no other checkpoint to go on from; '
-            f'name one, --resume FILE, or leave out --resume to start afresh.'
+            f'{trouble[0]} {work_dir} has no other checkpoint to resume; '
+            f'name one, --resume FILE, or leave out --resume to start again.'
         )
     return None

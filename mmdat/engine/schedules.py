@@ -11,23 +11,23 @@ from ..registry import PARAM_SCHEDULERS
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(_ParamScheduler):
-    r"""A cosine over the whole training with a warm-up laid over its start.
+    """A cosine over the whole training, with a warm-up in place of its start.
 
     This is ``CosineLRScheduler`` of timm 0.5 with ``warmup_prefix=False`` and
     ``t_in_epochs=False``, by which the authors trained. At update t of T, with
     W updates of warm-up, peak rate p, floor m and start s, the rate is
 
-    .. math::
-        s + (p - s) t / W, \quad t < W; \qquad
-        m + (p - m) (1 + \cos(\pi t / T)) / 2, \quad t \ge W.
+    - ``s + (p - s) t / W`` for t < W,
+    - ``m + (p - m) (1 + cos(pi t / T)) / 2`` from t = W on.
 
-    The cosine does not wait for the end of the warm-up, so the rate drops
-    there from p to 0.989 p (for 20 of 300 epochs). No chain of mmengine's
-    schedulers gives this: each starts its curve where the one before ends.
+    The cosine starts with the training, not after the warm-up, so the rate
+    drops from p to 0.989 p at the end of the warm-up (for 20 of 300 epochs).
+    No chain of mmengine's schedulers gives this, because each starts its curve
+    where the one before ends.
 
-    The authors set the rate after an update, from the number of that update,
-    so they were one update late throughout; here t is the number of the
-    update that uses the rate.
+    The authors set the rate after an update from the number of that update, so
+    their rate is one update late. Here t is the number of the update that uses
+    the rate.
 
     Args:
         optimizer: The optimizer or its wrapper.
@@ -37,7 +37,7 @@ class WarmupCosineLR(_ParamScheduler):
             follow the rate when ``--auto-scale-lr`` scales it.
         begin: First epoch or update.
         end: T, end of the cosine.
-        last_step: See :class:`mmengine.optim.CosineAnnealingLR`.
+        last_step: See ``mmengine.optim.CosineAnnealingLR``.
         by_epoch: Whether `warmup`, `begin` and `end` count epochs.
         verbose: Whether to print each rate.
     """

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Passing over the data that a resumed training has already seen."""
+"""Skipping the data that a resumed training has already used."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -11,16 +11,16 @@ from torch.utils.data import BatchSampler, DataLoader
 
 
 class SkippedBatches:
-    """The batches of a loop by iterations, from the one it goes on with.
+    """The batches of an iteration-based loop that continues a training.
 
-    mmengine 0.10.7 reads every batch that was trained on before the break, at
-    80,000 iterations of ADE20K for hours, and leaves the generators of random
-    numbers wherever that took them; 0.10.12 only counts, but draws a number
-    afterwards. Here the sampler counts, and `reseed` has the last word.
+    mmengine 0.10.7 reads every batch of the training before the interruption,
+    which takes hours for 80,000 iterations of ADE20K and advances the random
+    number generators. 0.10.12 only counts, but draws a number afterwards. Here
+    the sampler counts, and `reseed` is called last.
 
     Args:
         batches: mmengine's endless iterator over the loader.
-        passed: Batches that were trained on, which the loop asks for in vain.
+        passed: Number of batches to skip.
         reseed: Called before the first batch that counts is read.
     """
 
@@ -51,16 +51,16 @@ class SkippedBatches:
         return batch
 
     def skip_iter(self, num_iters: int) -> None:
-        """Passes over batches, as newer versions of mmengine ask for it."""
+        """Skips batches, as newer versions of mmengine request."""
         for _ in range(num_iters):
             next(self)
 
 
 def skip_trained(loop: Any, reseed: Callable[[], None]) -> None:
-    """Lets a loop go on behind the data of the iterations it has done.
+    """Lets a loop continue after the data of its finished iterations.
 
-    Nothing happens to a loop by epochs or at its start, nor if the config
-    says ``fast_forward_on_resume``, which is to begin with the data again.
+    A loop by epochs, a loop at its start, and a config with
+    ``fast_forward_on_resume`` are not changed.
 
     Args:
         loop: Of a training.

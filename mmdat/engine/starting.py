@@ -14,9 +14,9 @@ from ..models import DAT
 from ..utils.errors import UserError, speaks
 from .identify import Identity, identify
 
-RANDOM = 'none'  # what is given for --pretrained to start from nothing
+RANDOM = 'none'  # value of --pretrained for random weights
 _DENSE = ('mmdet', 'mmseg')
-# Data sets on which nobody trains a detector or segmentor from nothing.
+# Data sets on which random initial weights are most likely a mistake.
 _PUBLISHED_DATA = ('CocoDataset', 'ADE20KDataset')
 
 
@@ -35,9 +35,9 @@ def backbones(place: str, node: Any) -> Iterator[tuple[str, dict]]:
 def set_pretrained(cfg: Config, pretrained: str | None) -> None:
     """Starts the backbone from a file, ``--pretrained FILE``.
 
-    What the config or ``--cfg-options`` say of ``init_cfg`` otherwise, such as
-    ``prefix`` and ``strict``, is kept. To be called before
-    :func:`mmdat.engine.resuming.set_resume`.
+    Other keys of ``init_cfg`` from the config or ``--cfg-options``, such as
+    ``prefix`` and ``strict``, are kept. Call this before
+    ``mmdat.engine.resuming.set_resume``.
 
     Args:
         cfg: The config.
@@ -74,11 +74,11 @@ def set_pretrained(cfg: Config, pretrained: str | None) -> None:
 
 
 def warn_of_random_start(cfg: Config, pretrained: str | None) -> None:
-    """Says in one sentence that a dense model's backbone starts from nothing.
+    """Warns that the backbone of a detector or segmentor starts random.
 
-    It is said for COCO and ADE20K, and for any data where the backbone is a
-    published one, whose weights exist; not where it is meant
-    (``--pretrained none``), nor for a run that resumes or has ``load_from``.
+    It warns for COCO and ADE20K, and for any data if the backbone is a
+    published one, whose weights exist. It does not warn with ``--pretrained
+    none``, when resuming, or with ``load_from``.
     """
     if pretrained == RANDOM or cfg.get('load_from') or cfg.get('resume'):
         return
@@ -93,9 +93,9 @@ def warn_of_random_start(cfg: Config, pretrained: str | None) -> None:
         ):
             continue
         _warn(
-            f'{place} starts from random weights, and the results that are '
-            f'reported are of backbones that start from ImageNet; add '
-            f'--pretrained FILE, or --pretrained none if it is meant.'
+            f'{place} starts from random weights, but the reported results '
+            f'start from ImageNet weights; add --pretrained FILE, or '
+            f'--pretrained none if you mean it.'
         )
 
 
@@ -103,7 +103,7 @@ def match_tables(cfg: Config) -> None:
     """Builds a DAT++ with position-bias tables of the size that a file has.
 
     A backbone takes them as they are when the file is loaded, see
-    :mod:`mmdat.checkpoints.hooks`. In a training in several processes that is
+    ``mmdat.checkpoints.hooks``. In a training in several processes that is
     too late: their gradients have been given room by then.
     """
     for _, settings in backbones('model', cfg.get('model')):

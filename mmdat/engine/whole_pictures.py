@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Pictures that break off, which some versions of OpenCV read in part."""
+"""Truncated pictures, which some versions of OpenCV read in part."""
 
 import os
 from functools import lru_cache
@@ -38,4 +38,4 @@ def check_whole(path: str) -> None:
         tail = file.read()
     for magic, end in _ENDS.items():
         if start.startswith(magic) and end not in tail:
-            raise ValueError('the picture breaks off, its end is missing')
+            raise ValueError('the picture is truncated: its end is missing')

@@ -10,7 +10,7 @@ from typing import Any
 from ..utils.errors import SettingError
 
 NUM_STAGES = 4
-#: Letters of attentions, see :data:`mmdat.models.block.KINDS`.
+#: Letters of attentions, see ``mmdat.models.block.KINDS``.
 LETTERS = 'LSNDPXEFQ'
 POSITION_BIASES = (
     'table',
@@ -25,8 +25,8 @@ POSITION_BIASES = (
 class StageSettings:
     """Everything that may differ from stage to stage.
 
-    :class:`mmdat.models.DAT` has an argument of the same name for each, one
-    value or four, and says what it means; the others are:
+    [`DAT`][mmdat.models.DAT] has an argument of the same name for most of them
+    and explains it. The others are:
 
     Attributes:
         dim: Channels.
@@ -64,8 +64,8 @@ class Architecture:
         conv_mlp: Depthwise convolution in the MLPs.
         local_perception: Residual depthwise 3x3 at the head of each block.
         mlp_ratio: Hidden channels of an MLP over its channels.
-        stem_channels: Channels of the patch embedding; where they are not
-            those of stage 1, a linear layer leads from one to the other.
+        stem_channels: Channels of the patch embedding. If they differ from
+            those of stage 0, a linear layer projects them.
         stages: The four stages.
     """
 
@@ -165,20 +165,20 @@ def resolve_arch(
     """Turns an architecture and the user's overrides into four stages.
 
     Args:
-        arch: A name of :data:`ARCH_ZOO`, or a dict with at least
+        arch: A name of [`ARCH_ZOO`][], or a dict with at least
             ``embed_dims``, ``depths`` and ``num_heads``, four numbers each;
             one number of ``embed_dims`` is doubled from stage to stage.
-            All else comes from its ``family``, ``'dat'`` or ``'dat_pp'`` (the
-            default).
-        overrides: Settings that replace the architecture's; None is none.
+            All other settings come from its ``family``, ``'dat'`` or
+            ``'dat_pp'`` (the default).
+        overrides: Settings that replace the architecture's, unless None.
 
     Raises:
         ValueError: A name, key, length or value that breaks a rule.
     """
     settings = _named_settings(arch)
     settings.update((k, v) for k, v in overrides.items() if v is not None)
-    depths = settings['depths'] = _per_stage('depths', settings['depths'])
-    heads = settings['num_heads'] = _per_stage(
+    depths = settings['depths'] = per_stage('depths', settings['depths'])
+    heads = settings['num_heads'] = per_stage(
         'num_heads', settings['num_heads']
     )
     require(
@@ -206,7 +206,7 @@ def resolve_arch(
     )
     settings['attentions'] = [''.join(letters) for letters in attentions]
     columns = {
-        f.name: _per_stage(f.name, settings[f.name])
+        f.name: per_stage(f.name, settings[f.name])
         for f in fields(StageSettings)
         if f.name in settings
     }
@@ -239,7 +239,7 @@ def resolve_arch(
     require(
         is_number(ratio)
         and all(int(stage.dim * ratio) >= 1 for stage in stages),
-        'mlp_ratio must leave each MLP a channel, so be positive',
+        'mlp_ratio must give each MLP at least one channel',
         ratio,
     )
     check_flags(
@@ -259,7 +259,7 @@ def _named_settings(arch: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arch, str):
         if arch.lower() not in ARCH_ZOO:
             close = get_close_matches(arch.lower(), ARCH_ZOO, 1)
-            nearest = f'; {close[0]} is meant, perhaps' if close else ''
+            nearest = f'; a similar name is {close[0]}' if close else ''
             raise SettingError(
                 f'arch must be a dict or one of {", ".join(ARCH_ZOO)}; got '
                 f'{arch!r}{nearest}.'
@@ -283,7 +283,7 @@ def _named_settings(arch: str | Mapping[str, Any]) -> dict[str, Any]:
     return {**COMMON, **FAMILIES[family], **arch, 'family': family}
 
 
-def _per_stage(name: str, value: Any) -> list[Any]:
+def per_stage(name: str, value: Any) -> list[Any]:
     """One value for each stage; a single value serves all four."""
     if isinstance(value, list | tuple):
         require(
@@ -299,7 +299,7 @@ def _widths(value: Any) -> list[Any]:
     """Channels of the stages; one number is doubled from stage to stage."""
     if is_whole(value):
         return [value * 2**i for i in range(NUM_STAGES)]
-    return _per_stage('embed_dims', value)
+    return per_stage('embed_dims', value)
 
 
 def _map_sizes(img_size: int | Sequence[int]) -> list[tuple[int, int]]:
@@ -342,7 +342,7 @@ def _check_stage(number: int, stage: StageSettings) -> None:
         f'for each of its {stage.depth} blocks',
         stage.attentions,
     )
-    # Types and signs also where the stage has no use for a setting.
+    # Types and signs are checked even if the stage does not use the setting.
     used = set(stage.attentions)
     whole('window_size', 2 if 'S' in used else 1, odd='X' in used)
     whole('neighborhood_size', odd='N' in used)
@@ -396,7 +396,7 @@ def require(condition: bool, rule: str, value: Any) -> None:
 
 
 def is_whole(value: Any, least: int = 1) -> bool:
-    """Whether it is a whole number of at least `least`; True is none."""
+    """Whether it is an integer of at least `least`, and not a bool."""
     return (
         isinstance(value, int)
         and not isinstance(value, bool)
@@ -405,7 +405,7 @@ def is_whole(value: Any, least: int = 1) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number; True is none."""
+    """Whether it is a finite number, and not a bool."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What a backbone says to arguments that it does not have."""
+"""Error messages for unknown arguments of a backbone."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from typing import Any
 from ..utils.errors import SettingError
 
 _IN_ARCH = 'arch=dict(embed_dims=..., depths=..., num_heads=...)'
-# What other backbones call it.
+# Names in other backbones.
 _ELSEWHERE = {
     'in_chans': 'in_channels',
     'drop_path': 'drop_path_rate',
@@ -24,18 +24,18 @@ _ELSEWHERE = {
     'depths': _IN_ARCH,
     'num_heads': _IN_ARCH,
     'num_classes': 'num_classes of the head',
-    'norm_cfg': 'nothing, as all norms are layer norms',
-    'style': 'nothing, as this is no ResNet',
+    'norm_cfg': 'not needed: all norms are layer norms',
+    'style': 'not needed: it is for ResNets',
     'depth': "arch, such as 'dat_t'",
 }
 
 
 def takes_known_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """Lets an ``__init__`` name the argument that an unknown one stands for.
+    """Lets an ``__init__`` suggest the right name of an unknown argument.
 
-    It also takes ``pretrained``, which older bases of OpenMMLab set on any
-    backbone: None is nothing, and a file or URL what ``init_cfg=dict(
-    type='Pretrained', checkpoint=...)`` says.
+    It also accepts ``pretrained``, which older base configs of OpenMMLab set:
+    None has no effect, and a file or URL means
+    ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
     """
     known = [name for name in signature(init).parameters if name != 'self']
 
@@ -59,9 +59,9 @@ def _sentence(owner: str, unknown: list[str], known: list[str]) -> str:
     if meant is None:
         close = get_close_matches(name, known, 1, 0.5)
         meant = close[0] if close else None
-    advice = f'take one of {", ".join(known)}'
+    advice = f'use one of {", ".join(known)}'
     if meant is not None:
-        advice = f'{meant} is meant, perhaps'
+        advice = f'the argument here is {meant}'
     return (
         f'{owner}.__init__() got an unexpected keyword argument {name!r}; '
         f'{advice}.'

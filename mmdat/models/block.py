@@ -23,6 +23,8 @@ from .attention import (
 )
 from .layers import DropPath, LayerScale, depthwise
 from .mlp import MLP
+from .scripted.forms import Scriptable
+from .symbolic import is_symbolic, one_node
 
 
 def _window(s: StageSettings, backend: str | None, **drop) -> nn.Module:
@@ -111,7 +113,7 @@ def _layer_scale(dim: int, init_value: float) -> nn.Module:
     return LayerScale(dim, init_value) if init_value > 0 else nn.Identity()
 
 
-class Block(nn.Module):
+class Block(Scriptable, nn.Module):
     """Attention and MLP, each normalised before and added to its input.
 
     Args:
@@ -151,23 +153,28 @@ class Block(nn.Module):
         self.layer_scale2 = _layer_scale(dim, init_value)
         self.drop_path = DropPath(drop_path_rate)
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
+        with fused.narrow_weights_of(self, x):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.local_perception is not None:
             x = x + self.local_perception(x)
         if (out := fused.block(self, x)) is not None:
             return out
-        out = self.layer_scale1(self.attn(self.norm1(x)))
-        x = fused.add(x, out, self.drop_path)
-        out = self.layer_scale2(self.mlp(self.norm2(x)))
-        return fused.add(x, out, self.drop_path)
+        out = self.attn(fused.normalize(self.norm1, self.attn, x))
+        x = fused.add(x, self.layer_scale1(out), self.drop_path)
+        out = self.mlp(fused.normalize(self.norm2, self.mlp, x))
+        return fused.add(x, self.layer_scale2(out), self.drop_path)
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(Scriptable, nn.Module):
     """X: depthwise convolution, norm and MLP in one residual branch.
 
     Args:
-        arch: See :class:`Block`, and so all the others.
+        arch: See ``Block``, and so all the others.
         stage: The stage.
         kind: ``'X'``.
         drop_rate: Dropout in the MLP.
@@ -199,12 +206,18 @@ class ConvBlock(nn.Module):
         self.layer_scale = _layer_scale(dim, stage.layer_scale_init_value)
         self.drop_path = DropPath(drop_path_rate)
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
+        with fused.narrow_weights_of(self, x):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.local_perception is not None:
             x = x + self.local_perception(x)
-        branch = self.mlp(self.norm(self.conv(x)))
-        return fused.add(x, self.layer_scale(branch), self.drop_path)
+        out = fused.normalize(self.norm, self.mlp, self.conv(x))
+        out = self.layer_scale(self.mlp(out))
+        return fused.add(x, out, self.drop_path)
 
 
 class Stage(nn.Module):
@@ -214,11 +227,11 @@ class Stage(nn.Module):
         arch: The architecture.
         stage: Settings of this stage.
         drop_path_rates: Stochastic depth of each block.
-        drop_rate: See :class:`Block`.
-        attn_drop_rate: See :class:`Block`.
+        drop_rate: See ``Block``.
+        attn_drop_rate: See ``Block``.
         with_cp: Recompute each block in the backward pass instead of keeping
             its activations.
-        backend: See :class:`Block`.
+        backend: See ``Block``.
     """
 
     def __init__(
@@ -244,8 +257,10 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
+        # A graph is made of what blocks do, not of how they save memory.
+        again = self.with_cp and not is_symbolic(x)
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
+            if again and torch.is_grad_enabled():
                 x = cp.checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)

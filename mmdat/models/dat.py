@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
@@ -21,76 +22,89 @@ from .arch import (
     check_flags,
     check_rates,
     is_whole,
+    per_stage,
     require,
     resolve_arch,
 )
 from .arguments import takes_known_arguments
 from .block import Stage, backend_names
 from .embed import down_projection, patch_embedding
+from .feature_info import FeatureInfo, feature_info
+from .scripted.forms import Scriptable
+from .symbolic import is_symbolic
 
 
 # Also in mmengine's root registry, so that ``type='DAT'`` resolves from the
 # scope of any OpenMMLab package once mmdat is imported.
 @MMENGINE_MODELS.register_module()
 @MODELS.register_module()
-class DAT(BaseModule):
+class DAT(Scriptable, BaseModule):
     """Deformable Attention Transformer.
 
-    A four-stage backbone after `Vision Transformer with Deformable Attention
-    <https://arxiv.org/abs/2201.00520>`_ (DAT, CVPR 2022) and `DAT++
-    <https://arxiv.org/abs/2309.01430>`_. The authors' released files load as
-    they are, see :mod:`mmdat.checkpoints`.
+    A backbone with four stages, after [Vision Transformer with Deformable
+    Attention](https://arxiv.org/abs/2201.00520) (DAT, CVPR 2022) and
+    [DAT++](https://arxiv.org/abs/2309.01430). The authors' released files
+    load without conversion.
 
-    Settings given as None come from `arch`; those marked `per stage` are one
-    value or a list of four.
+    A setting that is None comes from `arch`. A setting marked "per stage" is
+    one value for all stages or a list of four.
 
     Args:
         arch: One of ``dat_t dat_s dat_b dat_b_384 dat_p_t dat_pp_t dat_pp_s
-            dat_pp_b dat_pp_b_384``, or a dict with ``embed_dims``, ``depths``,
-            ``num_heads`` (one number of ``embed_dims`` is doubled from stage
-            to stage), optionally ``family`` (``'dat'`` or ``'dat_pp'``,
-            the default) and any of the settings below.
+            dat_pp_b dat_pp_b_384``, or a dict. The dict must have
+            ``embed_dims``, ``depths`` and ``num_heads`` (if ``embed_dims`` is
+            one number, it doubles from stage to stage). It may have ``family``
+            (``'dat'`` or ``'dat_pp'``, the default) and any of the settings
+            below.
         in_channels: Channels of the image.
-        out_indices: Stages to output, out of 0 to 3; -1 alone is the last.
+        out_indices: Stages whose maps are returned, from 0 to 3; the number -1
+            means the last one.
         img_size: Training resolution, a number or (H, W). It sets the size of
             the position-bias tables only; the input may have any size.
         attentions: Four strings with one letter per block: L window, S
             shifted window, N neighbourhood, D deformable, P pyramid, X
             depthwise convolution, E slide, Q learnt queries, F full.
-        window_size: Windows of L and S, kernel of X; per stage.
-        neighborhood_size: Neighbourhoods of N; per stage.
-        sr_ratio: Reduction of P; per stage.
-        offset_groups: Groups of heads of D that share points; per stage.
-        offset_kernel: Kernel that predicts the offsets of D; per stage.
+        window_size: Side of the windows of L and S, and of the kernel of X;
+            per stage.
+        neighborhood_size: Side K of the neighbourhoods of N; per stage.
+        sr_ratio: Factor by which P reduces each side of its map of keys; per
+            stage.
+        offset_groups: Number of groups of heads of D; the heads of a group
+            share their points; per stage.
+        offset_kernel: Side of the convolution that predicts the offsets of D;
+            per stage.
         offset_stride: Queries per key of D along each axis; per stage.
         offset_range: Largest offset of D in cells of the key grid, -1 for
             none; per stage.
         use_offsets: Whether D moves its points; per stage.
-        position_bias: Of D: ``'table'``, ``'fixed'``, ``'depthwise_conv'``,
-            ``'log_continuous'`` or ``'none'``; per stage.
-        layer_scale_init_value: Start of the layer scales, 0 for none; per
+        position_bias: Position bias of D: ``'table'``, ``'fixed'``,
+            ``'depthwise_conv'``, ``'log_continuous'`` or ``'none'``; per
             stage.
-        mlp_ratio: Hidden channels of an MLP over its channels.
+        layer_scale_init_value: Initial value of the layer scales, 0 for no
+            layer scale; per stage.
+        mlp_ratio: Ratio of hidden channels to channels in the MLPs.
         drop_rate: Dropout after projections.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it rises linearly
             from 0 over all blocks.
-        frozen_stages: 0 freezes the patch embedding, n also the first n
-            stages, their output norms and the down-projections between them;
-            -1 nothing.
-        norm_eval: Keep norm layers in eval mode; without effect on the
-            result, since layer norms behave alike in both modes.
-        with_cp: Recompute blocks in the backward pass to save memory.
-        backend: Backend to insist on in the attentions that have it:
-            ``'triton'``, ``'separable'``, ``'sdpa'`` or ``'reference'``.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding; n > 0 also
+            freezes the first n stages, their output norms and the
+            down-projections between them.
+        norm_eval: Keep norm layers in eval mode. The result is the same,
+            because layer norms behave alike in both modes.
+        with_cp: Gradient checkpointing: recompute blocks in the backward pass
+            to save memory; per stage. The first stages need the most memory.
+        backend: Backend that all attentions which have it must use:
+            ``'triton'``, ``'separable'``, ``'sdpa'`` or ``'reference'``. None
+            chooses automatically.
         init_cfg: Initialisation, e.g. ``dict(type='Pretrained',
-            checkpoint='dat_tiny_in1k_224.pth')``; with ``strict=False`` a
-            file that fits in part is taken as far as it does, and other
-            `in_channels` get its first kernel adapted.
+            checkpoint='dat_tiny_in1k_224.pth')``. With ``strict=False`` the
+            entries that fit are loaded, and the first kernel is adapted to
+            other `in_channels`.
 
     Raises:
-        SettingError: A setting breaks a rule; the message names rule and
-            value. It is a ValueError, and a TypeError too.
+        SettingError: A setting breaks a rule; the message gives the rule and
+            the value. It is a ValueError and a TypeError.
 
     Examples:
         >>> import torch
@@ -131,7 +145,7 @@ class DAT(BaseModule):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        with_cp: bool = False,
+        with_cp: bool | Sequence[bool] = False,
         backend: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -145,7 +159,13 @@ class DAT(BaseModule):
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        check_flags(norm_eval=norm_eval, with_cp=with_cp)
+        check_flags(norm_eval=norm_eval)
+        check_flags(
+            **{
+                f'with_cp of stage {i}': flag
+                for i, flag in enumerate(per_stage('with_cp', with_cp))
+            }
+        )
         _check_backend(backend, resolved)
         require(
             is_whole(in_channels),
@@ -178,10 +198,12 @@ class DAT(BaseModule):
                 [next(rates) for _ in range(stage.depth)],
                 drop_rate,
                 attn_drop_rate,
-                with_cp,
+                again,
                 backend,
             )
-            for stage in resolved.stages
+            for stage, again in zip(
+                resolved.stages, per_stage('with_cp', with_cp)
+            )
         )
         self.downsamples = nn.ModuleList(
             down_projection(dims[i], dims[i + 1], conv)
@@ -196,17 +218,48 @@ class DAT(BaseModule):
         """Computes the feature maps of a batch of images.
 
         Args:
-            x: Images (B, in_channels, H, W) of any size, memory layout and
-                floating type that the parameters or autocast have. An image
-                with NaN or infinity in it gives NaN, and no other image does.
+            x: Images (B, in_channels, H, W) of any size and memory layout, in
+                the floating type of the parameters or of autocast. An image
+                with NaN or infinity gives NaN; the other images of the batch
+                are not affected.
 
         Returns:
             For each of `out_indices` a normalised map (B, C, ceil(H / s),
             ceil(W / s)) with stride s of 4, 8, 16, 32.
 
         Raises:
-            ValueError: `x` has another shape, or whole numbers.
+            ValueError: `x` has another shape or an integer type.
         """
+        if not is_symbolic(x):
+            self._check_images(x)
+        images, outs = x, []
+        for i in range(NUM_STAGES):
+            x = self.stage_map(i, x)
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(x)
+                outs.append(_laid_out_like(images, out.permute(0, 3, 1, 2)))
+        return tuple(outs)
+
+    def stage_map(self, stage: int, x: Tensor) -> Tensor:
+        """One step through the pyramid.
+
+        Args:
+            stage: Number of the stage to run.
+            x: Images (B, in_channels, H, W) for stage 0, for others the map
+                (B, H, W, C) of the stage before.
+
+        Returns:
+            The stage's map (B, H', W', C'), not normalised.
+        """
+        if stage > 0:
+            x = self.downsamples[stage - 1](x)
+        else:
+            x = self.patch_embed(x.permute(0, 2, 3, 1))  # B, H / 4, W / 4, C
+            if self.stem_proj is not None:
+                x = self.stem_proj(x)
+        return self.stages[stage](x)
+
+    def _check_images(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape:
             raise ValueError(
                 f'DAT takes images of shape (B, {self.in_channels}, H, W) '
@@ -217,30 +270,18 @@ class DAT(BaseModule):
                 f'DAT takes images of a floating type; got {x.dtype}, '
                 f'normalise them first.'
             )
-        # Whoever gives images with channels last goes on with such maps.
-        last = x.stride(1) == 1 and x.stride(3) == x.shape[1] > 1
-        layout = torch.channels_last if last else torch.contiguous_format
-        x = self.patch_embed(x.permute(0, 2, 3, 1))  # B, H / 4, W / 4, C
-        if self.stem_proj is not None:
-            x = self.stem_proj(x)
-        outs = []
-        for i, stage in enumerate(self.stages):
-            if i > 0:
-                x = self.downsamples[i - 1](x)
-            x = stage(x)
-            if i in self.out_indices:
-                out = getattr(self, f'norm{i}')(x)
-                outs.append(
-                    out.permute(0, 3, 1, 2).contiguous(memory_format=layout)
-                )
-        return tuple(outs)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides of the maps, as timm's models tell them."""
+        return feature_info(self.arch, self.out_indices)
 
     def init_weights(self) -> None:
         """Initialises as `init_cfg` says; its checkpoint is read as data.
 
         Raises:
-            UserError: The checkpoint is missing, is something else, asks to
-                run code, or does not fit and ``strict=False`` is not set.
+            UserError: The file is missing, is not a checkpoint, asks to run
+                code, or does not fit and ``strict=False`` is not set.
         """
         init_cfg, again = self.init_cfg, self.is_init
         parts = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
@@ -257,20 +298,21 @@ class DAT(BaseModule):
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
     ) -> tuple[int, int]:
-        """Says how deep a parameter lies, for layer-wise decay of rates.
+        """The depth of a parameter, for layer-wise learning-rate decay.
 
-        The patch embedding is layer 0 and every block a layer; a
-        down-projection belongs to the block before it. Output norms count as
-        part of what follows, since dense models start with new ones.
+        The patch embedding is layer 0, and every block is one layer. A
+        down-projection belongs to the block before it. Output norms belong to
+        the layers after the backbone, because detectors and segmentors start
+        with new ones.
 
         Args:
             param_name: Name of a parameter of the whole model.
-            prefix: What the names of this backbone's parameters start with
-                in that model, such as ``'backbone.'``.
+            prefix: Prefix of the names of this backbone's parameters in that
+                model, such as ``'backbone.'``.
 
         Returns:
-            The depth, and the number of layers: one more than the depth of
-            all that is not in this backbone.
+            The depth, and the number of layers. Everything outside this
+            backbone has the largest depth, number of layers - 1.
         """
         depths = [stage.depth for stage in self.arch.stages]
         last = sum(depths) + 1
@@ -312,6 +354,16 @@ class DAT(BaseModule):
             module.eval().requires_grad_(False)
 
 
+def _laid_out_like(images: Tensor, x: Tensor) -> Tensor:
+    """Whoever gives images with channels last goes on with such maps."""
+    if images.stride(1) == 1 and images.stride(3) == images.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous()
+
+
+torch.fx.wrap('_laid_out_like')  # one node of a symbolic trace
+
+
 def _check_out_indices(out_indices: Any) -> tuple[int, ...]:
     if is_whole(out_indices, -NUM_STAGES) and out_indices < 0:
         out_indices += NUM_STAGES
@@ -333,8 +385,8 @@ def _check_backend(backend: Any, arch: Architecture) -> None:
     known = [name for name in BACKEND_NAMES if name in backend_names(letters)]
     require(
         backend is None or backend in known,
-        f'backend must be one of those that attentions of this model have, '
-        f'{", ".join(known) or "none"}, or None to choose by itself',
+        f'backend must be one that an attention of this model has, '
+        f'{", ".join(known) or "none"}, or None to choose automatically',
         backend,
     )
 

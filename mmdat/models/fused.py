@@ -1,51 +1,51 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The seam: where layers that follow each other run as one piece.
+"""The seam: where consecutive layers are computed together.
 
-Models call their layers, and ask here first. One predicate answers: every
-layer is exactly PyTorch's, with the settings that the fast code computes, and
-nobody sees, changes, records or transforms what passes between the layers. If
-anything differs, all layers run as they are.
+Models ask here before they call their layers. One predicate decides: every
+layer has exactly PyTorch's class and the settings that the fast code computes,
+and nothing observes, changes, records or transforms the values between the
+layers. Otherwise all layers run one by one.
 
 ``with fused.disabled():`` or ``MMDAT_FUSED=0`` turns everything here off.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
+from ..ops import narrow_weights
 from ..ops.cpu.chunked_op import ChunkedOp
 from ..ops.cpu.linear import linear
-from ..ops.custom_op import (
-    HAS_OPERATORS,
-    is_compiling,
-    is_exporting,
-    is_recorded,
-    is_transformed,
-)
+from ..ops.custom_op import is_compiling
 from ..ops.gelu_linear import gelu_linear
-from ..ops.precision import autocast_off
-from .layers import Conv2d, DropPath, LayerScale
+from ..ops.layer_norm import layer_norm_declines
+from ..ops.precision import autocast_off, autocast_type
+from ..ops.triton.layer_norm import layer_norm
+from .layers import Conv2d, DropPath
+from .stock import (
+    LAYERS,
+    PRODUCTS,
+    disabled,
+    is_enabled,
+    is_on_cpu,
+    is_stock,
+    is_unseen,
+    may_fuse,
+)
 
-ENVIRONMENT_VARIABLE = 'MMDAT_FUSED'
-
-_enabled = True
-
-
-@contextmanager
-def disabled() -> Iterator[None]:
-    """A context in which all layers of all models run as they are."""
-    global _enabled
-    before, _enabled = _enabled, False
-    try:
-        yield
-    finally:
-        _enabled = before
+__all__ = [
+    'Piece',
+    'activate',
+    'add',
+    'block',
+    'disabled',
+    'narrow_weights_of',
+    'normalize',
+    'project',
+]
 
 
 class Piece(NamedTuple):
@@ -66,13 +66,13 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
     """Runs a block in which branches may be one piece, or for a compiler.
 
     Args:
-        block: A :class:`mmdat.models.block.Block`.
+        block: A ``mmdat.models.block.Block``.
         x: Map (B, H, W, C).
 
     Returns:
         Map (B, H, W, C), or None if all layers have to run as they are.
     """
-    if not (_enabled and (is_compiling() or _is_on_cpu(x) and _may_fuse(x))):
+    if not (is_enabled() and (is_compiling() or is_on_cpu(x) and may_fuse(x))):
         return None
     for norm, branch, scale in (
         (block.norm1, block.attn, block.layer_scale1),
@@ -85,7 +85,7 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
             layer = norm.weight, norm.bias, norm.eps
             out = piece.op(x, layer, piece.weights, piece.settings)
         fresh = piece is not None and all(
-            _is_stock(layer, type(layer), x)
+            is_stock(layer, type(layer), x)
             for layer in (scale, block.drop_path)
         )
         x = _sum(x, block.drop_path(scale(out)), fresh)
@@ -93,7 +93,7 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
 
 
 def _sum(x: Tensor, out: Tensor, in_place: bool) -> Tensor:
-    """``x + out``, in `out` if nobody else has it.
+    """``x + out``, in place in `out` if it is not used elsewhere.
 
     Compilers see the pixels along one axis: Inductor takes a sum of
     (B, H, W, C) for (B, C, H, W), as convolutions have it, and copies it to
@@ -108,15 +108,15 @@ def _sum(x: Tensor, out: Tensor, in_place: bool) -> Tensor:
 def _piece(norm: nn.Module, branch: nn.Module, x: Tensor) -> Piece | None:
     """What may run instead of ``branch(norm(x))``, if anything."""
     kind = type(branch)
-    if kind not in _LAYERS or not _is_on_cpu(x):
+    if kind not in LAYERS or not is_on_cpu(x):
         return None
     layers = [(norm, nn.LayerNorm), (branch, kind)]
     layers += [
-        (layer, _LAYERS[kind].get(name))
+        (layer, LAYERS[kind].get(name))
         for name, layer in branch._modules.items()
         if layer is not None
     ]
-    if not _may_fuse(x, *layers) or norm.normalized_shape != x.shape[-1:]:
+    if not may_fuse(x, *layers) or norm.normalized_shape != x.shape[-1:]:
         return None
     return branch.as_piece()
 
@@ -128,7 +128,7 @@ def add(x: Tensor, out: Tensor, drop_path: nn.Module) -> Tensor:
         and drop_path.training
         and 0 < drop_path.rate < 1
         and not is_compiling()  # puts them together itself
-        and _is_unseen(x, (drop_path, DropPath))
+        and is_unseen(x, (drop_path, DropPath))
     ):
         return x + drop_path(out)
     keep = drop_path.draw(out)
@@ -137,12 +137,56 @@ def add(x: Tensor, out: Tensor, drop_path: nn.Module) -> Tensor:
         return torch.addcmul(x, out, keep, value=1 / (1 - drop_path.rate))
 
 
+def narrow_weights_of(block: nn.Module, x: Tensor) -> AbstractContextManager:
+    """A context in which the weights of a block are cast for autocast, once.
+
+    Args:
+        block: Its layers and branches call their products by this seam.
+        x: Map (B, H, W, C) that goes into it.
+    """
+    dtype = autocast_type(x)
+    if dtype is None or is_compiling() or not is_unseen(x):
+        return nullcontext()
+    layers = [block.local_perception]
+    for branch in block.children():
+        names = PRODUCTS.get(type(branch))
+        if names is not None and is_stock(branch, type(branch), x):
+            layers += [branch, *(branch._modules.get(name) for name in names)]
+    layers = [
+        layer
+        for layer in dict.fromkeys(layers)
+        if type(layer) in (nn.Linear, Conv2d)
+        and is_stock(layer, type(layer), x)
+        and layer.weight.dtype == layer.bias.dtype == torch.float32
+    ]
+    if not layers:
+        return nullcontext()
+    return narrow_weights.holding(narrow_weights.narrow(layers, dtype))
+
+
+def normalize(norm: nn.Module, branch: nn.Module, x: Tensor) -> Tensor:
+    """``norm(x)``, in the type that `branch` casts it to if that is known."""
+    dtype = autocast_type(x)
+    if (
+        dtype is None
+        or is_compiling()
+        or type(branch) not in PRODUCTS
+        or not is_unseen(x, (norm, nn.LayerNorm), (branch, type(branch)))
+        or norm.normalized_shape != x.shape[-1:]
+        or layer_norm_declines(x, norm.weight, norm.bias, dtype)
+    ):
+        return norm(x)
+    return layer_norm(x, norm.weight, norm.bias, norm.eps, dtype)
+
+
 def project(layer: nn.Module, x: Tensor) -> Tensor:
-    """Calls a linear layer on (..., C), or the faster product on a CPU."""
+    """Calls a linear layer on (..., C), or a faster product."""
+    if (found := narrow_weights.narrowed(layer)) is not None:
+        return F.linear(x, *found)
     if (
         not torch.is_grad_enabled()
-        and _is_on_cpu(x)
-        and _may_fuse(x, (layer, nn.Linear))
+        and is_on_cpu(x)
+        and may_fuse(x, (layer, nn.Linear))
     ):
         return linear(x, layer.weight, layer.bias)
     return layer(x)
@@ -161,168 +205,9 @@ def activate(
     if (
         torch.is_grad_enabled()
         and not is_compiling()  # decides what to keep itself
-        and _may_fuse(x, *layers)
+        and may_fuse(x, *layers)
     ):
         return gelu_linear(x, layer.weight, layer.bias)
-    for layer, _ in layers:
+    for layer, _ in layers[:-1]:
         x = layer(x)
-    return x
-
-
-# --------------------------------------------------------------- the predicate
-
-
-def _is_on_cpu(x: Tensor) -> bool:
-    """Whether `x` is what the code for CPUs computes with."""
-    return (
-        HAS_OPERATORS  # and with them this form of is_autocast_enabled
-        and x.device.type == 'cpu'
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled('cpu')
-    )
-
-
-def _may_fuse(
-    x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
-) -> bool:
-    """Whether nobody could tell one piece from these layers in turn.
-
-    Args:
-        x: What goes into them.
-        *layers: Each with the class that it has to have.
-    """
-    return not is_recorded() and _is_unseen(x, *layers)
-
-
-def _is_unseen(
-    x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
-) -> bool:
-    """As :func:`_may_fuse`, of operations that may be counted or recorded."""
-    return (
-        _enabled
-        and os.environ.get(ENVIRONMENT_VARIABLE) != '0'
-        and HAS_OPERATORS
-        and type(x) is Tensor
-        and x.device.type != 'meta'
-        and not is_exporting()
-        and x.numel() > 0
-        and not is_transformed()
-        and not _has_global_hooks()
-        and not _is_patched()
-        and all(_is_stock(layer, kind, x) for layer, kind in layers)
-    )
-
-
-def _has_global_hooks() -> bool:
-    return bool(
-        torch_module._global_forward_pre_hooks
-        or torch_module._global_forward_hooks
-        or torch_module._global_backward_pre_hooks
-        or torch_module._global_backward_hooks
-    )
-
-
-# What counters and quantisers replace to see or change all layers at once.
-_FUNCTIONS = {
-    (place, name): getattr(place, name)
-    for place, names in (
-        (F, ('linear', 'layer_norm', 'gelu', 'conv2d', 'dropout')),
-        (F, ('scaled_dot_product_attention',)),
-        (nn.Module, ('__call__', '_call_impl')),
-    )
-    for name in names
-}
-
-
-def _is_patched() -> bool:
-    return not is_compiling() and any(
-        getattr(place, name) is not function
-        for (place, name), function in _FUNCTIONS.items()
-    )
-
-
-def _original(kind: type[nn.Module]) -> object:
-    """The forward that a class came with, None if it has another by now."""
-    home = getattr(kind.forward, '__globals__', {}).get('__name__')
-    return kind.forward if home == kind.__module__ else None
-
-
-_FORWARDS = {
-    kind: _original(kind)
-    for kind in (
-        *(nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout, nn.Conv2d),
-        nn.Identity,
-    )
-}
-
-
-_FORWARDS.update((k, k.forward) for k in (Conv2d, LayerScale, DropPath))
-# The layers of branches that may be one piece, by their names.
-_LAYERS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {}
-
-
-def may_be_one_piece(**layers: type[nn.Module]) -> Callable[[type], type]:
-    """Class decorator for a branch that has a method `as_piece`.
-
-    That returns a :class:`Piece`, or None if a setting forbids it; it is
-    called only if the branch has exactly these `layers`, all plain.
-    """
-
-    def register(kind: type[nn.Module]) -> type[nn.Module]:
-        _FORWARDS[kind] = kind.forward
-        _LAYERS[kind] = layers
-        return kind
-
-    return register
-
-
-def _is_stock(
-    layer: nn.Module, kind: type[nn.Module] | None, x: Tensor
-) -> bool:
-    """Whether a layer is exactly what its class says, and nobody looks."""
-    return (
-        type(layer) is kind
-        and kind.forward is _FORWARDS.get(kind)
-        and 'forward' not in vars(layer)
-        and not (
-            layer._forward_pre_hooks
-            or layer._forward_hooks
-            or layer._backward_pre_hooks
-            or layer._backward_hooks
-        )
-        and _has_stock_settings(layer, x)
-    )
-
-
-def _has_stock_settings(layer: nn.Module, x: Tensor) -> bool:
-    """Whether a layer has the settings that the fast code computes."""
-    kind = type(layer)
-    if kind is nn.GELU:
-        return layer.approximate == 'none'
-    if kind is nn.Dropout:
-        return not (layer.training and layer.p)
-    if kind is Conv2d and not (
-        nn.Conv2d.forward is _FORWARDS[nn.Conv2d]
-        and layer.kernel_size == (3, 3)
-        and layer.padding == (1, 1)
-        and layer.padding_mode == 'zeros'
-        and layer.stride == layer.dilation == (1, 1)
-        and layer.groups == layer.in_channels == layer.out_channels
-    ):
-        return False
-    if kind in (nn.Linear, nn.LayerNorm, Conv2d):
-        return all(_is_like(t, x) for t in (layer.weight, layer.bias))
-    return all(_is_like(t, x) for t in layer._parameters.values())
-
-
-def _is_like(parameter: Tensor | None, x: Tensor) -> bool:
-    """Whether a parameter is there, and a plain tensor as `x` is."""
-    return (
-        type(parameter) in (Tensor, nn.Parameter)
-        and parameter.device == x.device
-        and parameter.layout == torch.strided
-        and (
-            parameter.dtype == x.dtype
-            or torch.is_autocast_enabled(x.device.type)
-        )
-    )
+    return project(layers[-1][0], x)

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.custom_op import is_exporting
+from ..ops.narrow_weights import narrowed
 from ..ops.precision import at_least_float32, autocast_off
 from ..ops.sizes import ceil_div, pad
+from .scripted.forms import Scriptable
+from .symbolic import one_node
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -44,7 +47,7 @@ class LayerScale(nn.Module):
         return x * self.weight
 
 
-class DropPath(nn.Module):
+class DropPath(Scriptable, nn.Module):
     """Drops a residual branch for whole samples (stochastic depth).
 
     Args:
@@ -55,6 +58,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Drops along the first axis, in training only."""
         if not self.training or self.rate == 0:
@@ -72,17 +76,23 @@ class DropPath(nn.Module):
         return f'rate={self.rate:.3f}'
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(Scriptable, nn.Conv2d):
     """A convolution between channels-last maps, (B, H, W, C).
 
     The permuted views have the memory format that convolutions know as
     ``torch.channels_last``, so nothing is copied.
     """
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H', W', C')."""
         x = x.permute(0, 3, 1, 2)
-        out = self._in_float32(x) if self._overhangs(x) else super().forward(x)
+        if self._overhangs(x):
+            out = self._in_float32(x)
+        elif (found := narrowed(self)) is not None:
+            out = self._conv_forward(x, *found)
+        else:
+            out = super().forward(x)
         return out.permute(0, 2, 3, 1)
 
     def _overhangs(self, x: Tensor) -> bool:
@@ -122,6 +132,7 @@ class PatchConv(Conv2d):
     def __init__(self, in_dim: int, dim: int, size: int, **kwargs) -> None:
         super().__init__(in_dim, dim, size, size, **kwargs)
 
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, ceil(H / s), ceil(W / s), C')."""
         return super().forward(pad_to_multiple(x, self.stride[0]))

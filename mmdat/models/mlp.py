@@ -4,10 +4,12 @@
 from torch import Tensor, nn
 
 from ..ops.cpu import fused_mlp
-from .fused import Piece, activate, may_be_one_piece
+from .fused import Piece, activate, project
 from .layers import Conv2d, depthwise
+from .stock import calls_by_the_seam, may_be_one_piece
 
 
+@calls_by_the_seam('fc1', 'dwconv', 'fc2')
 @may_be_one_piece(
     fc1=nn.Linear, dwconv=Conv2d, act=nn.GELU, fc2=nn.Linear, drop=nn.Dropout
 )
@@ -34,7 +36,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
-        x = self.fc1(x)
+        x = project(self.fc1, x)
         if self.dwconv is None:
             return self.drop(activate(self.act, self.drop, self.fc2, x))
         x = self.drop(x)

@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Small tensors that depend on sizes alone, made once instead of every pass.
+"""A cache of small tensors that depend only on sizes.
 
-On a GPU an axis of coordinates takes as many launches as an attention, and a
-step asks for the same ones again and again.
+On a GPU an axis of coordinates needs as many kernel launches as an attention,
+and every step needs the same axes.
 """
 
 import threading
@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from .custom_op import is_compiling, is_exporting, is_transformed
 
-# As many are kept, the latest asked for, and none with more elements.
+# Limits: the number of cached tensors, the latest first, and the elements of
+# one.
 MAX_CONSTANTS = 512
 MAX_ELEMENTS = 2**18
 
@@ -30,11 +31,11 @@ _lock = threading.Lock()
 
 
 def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorator that remembers what a function makes of plain arguments.
+    """Decorator that caches the results of a function of plain arguments.
 
     Args:
-        make: Takes numbers and words, and last a device; asked for tensors
-            that nobody changes.
+        make: Takes numbers and strings, and a device as last argument. Its
+            results must not be changed in place.
     """
 
     @wraps(make)
@@ -47,7 +48,7 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         key = make, *((type(arg), arg) for arg in args), _stream(args[-1])
         with _lock:
             found = kept.get(key)
-        # Whoever changed it shall not change what others get.
+        # A result that was changed in place is made again.
         if found is not None and found[0]._version == found[1]:
             return found[0]
         with torch.inference_mode(False), torch.no_grad():
@@ -63,10 +64,10 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _place(args: tuple) -> Kept | None:
-    """Where to remember what is made now; None for nowhere.
+    """The cache to use now; None for no cache.
 
-    Not what a trace or a transform follows, and neither reads nor makes a
-    CUDA graph anything that others may free.
+    There is none while a trace or a transform records operations, or while a
+    CUDA graph is captured, whose memory may be freed.
     """
     plain = (int, float, str, bool, torch.device, torch.dtype)
     if (

@@ -1,20 +1,19 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The two conventions of normalised coordinates, in float32 or wider.
 
-A map of length n has its samples at -1 ... 1 (``align_corners=True``). The
-reference points and the query positions are laid over it differently in the
-two papers; the released weights were trained with exactly these rules:
+Coordinates -1 and 1 are the first and the last sample of an axis
+(``align_corners=True``). The two papers lay reference points and queries over
+an axis of length n differently, and the released weights need exactly these
+rules:
 
-=============  ==========================  ========================
-convention     reference point i of n      query i of n
-=============  ==========================  ========================
-``dat``        2 (i + 0.5) / n - 1         2 (i + 0.5) / n - 1
-``dat_pp``     2 (i + 0.5) / (n - 1) - 1   2 i / (n - 1) - 1
-=============  ==========================  ========================
+| convention | reference point i | query i |
+|---|---|---|
+| ``dat`` | 2 (i + 0.5) / n - 1 | 2 (i + 0.5) / n - 1 |
+| ``dat_pp`` | 2 (i + 0.5) / (n - 1) - 1 | 2 i / (n - 1) - 1 |
 
-In ``dat_pp`` the last reference point thus lies a little outside [-1, 1],
-and on an axis of length 1, where the rule divides by zero, points and queries
-are at 0 and a ranged offset does not move them.
+So the last reference point of ``dat_pp`` lies a little outside [-1, 1]. An
+axis of length 1 would divide by zero in ``dat_pp``: there, points and queries
+are at 0, and an offset with a range does not move a point.
 """
 
 import torch
@@ -52,7 +51,7 @@ def _points_yx(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """See :func:`reference_points_yx`."""
+    """See [`reference_points_yx`][]."""
     like = torch.empty(0, dtype=dtype, device=device)
     y = reference_axis(hk, convention, like)
     x = reference_axis(wk, convention, like)
@@ -68,7 +67,7 @@ def _cell_yx(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """What an offset of 1 times a factor means along y and x, shape (2,)."""
+    """The length of an offset of `factor` cells along y and x, shape (2,)."""
     cells = [factor * _cell(n, convention) for n in (hk, wk)]
     return torch.cat(
         [torch.full((1,), c, dtype=dtype, device=device) for c in cells]
@@ -81,7 +80,7 @@ def reference_axis(n: int, convention: str, like: Tensor) -> Tensor:
     Args:
         n: Number of reference points.
         convention: ``'dat'`` or ``'dat_pp'``.
-        like: A tensor whose dtype and device are taken.
+        like: A tensor with the dtype and device of the result.
 
     Returns:
         Tensor of shape (n,).
@@ -101,7 +100,7 @@ def query_axis(n: int, convention: str, like: Tensor) -> Tensor:
 def reference_points_yx(
     hk: int, wk: int, convention: str, like: Tensor
 ) -> Tensor:
-    """The regular grid the keys are moved from, shape (Hk, Wk, 2)."""
+    """The regular grid of reference points, shape (Hk, Wk, 2)."""
     return _points_yx(hk, wk, convention, like.dtype, like.device)
 
 
@@ -133,7 +132,7 @@ def deformed_points_yx(
 
 
 def _cell(n: int, convention: str) -> float:
-    """What an offset range of 1 means on an axis of n keys."""
+    """The length of an offset range of 1 on an axis of n keys."""
     if convention == 'dat':
         return 1 / n
     if type(n) is not int:  # traced, as in `_axis`

@@ -89,7 +89,7 @@ class Operator:
 
 
 def operator(name: str) -> Callable[[Callable], Operator]:
-    """Decorator that makes a function an :class:`Operator`."""
+    """Decorator that makes a function an ``Operator``."""
     return partial(Operator, name)
 
 
@@ -143,13 +143,13 @@ def recompute_in_backward(
     fake: Callable = lambda x, *_: x.new_empty(x.shape),
     twice: bool = False,
 ) -> None:
-    """As :func:`register_backward`, if the inputs are all that is needed.
+    """As ``register_backward``, if the inputs are all that is needed.
 
     Args:
         forward: The operator, of tensors and then settings; has one output.
         gradients: Given the gradient of the output and then what `forward`
             is given, computes the gradients of the tensors.
-        fake: See :func:`register_backward`; as the first input by default.
+        fake: See ``register_backward``; as the first input by default.
         twice: Whether autograd can differentiate `forward`'s function, which
             it does when gradients are differentiated themselves.
     """

@@ -45,24 +45,25 @@ def deformable_attention(
 ) -> Tensor:
     """Attention of a map of queries on a few shared, sampled keys.
 
-    ``softmax(scale q k^T + bias) v`` (DAT, eq. 5 to 8). The position bias is
-    computed in float32 or wider also under autocast.
+    ``softmax(scale q k^T + bias) v`` (DAT, eq. 5 to 8). Under autocast too,
+    the position bias is computed in float32 or wider.
 
     Args:
         q: Queries (B, H, W, heads, d).
         k: Keys (B, Hk, Wk, heads, d), projected from the sampled features.
         v: Values, as `k`.
-        bias: A bias of :mod:`mmdat.ops.position_bias`, or None.
+        bias: A bias of ``mmdat.ops.position_bias``, or None.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
         backend: ``'triton'``, ``'separable'``, ``'sdpa'``, ``'reference'``,
-            or None to choose; :func:`mmdat.ops.explain` says how.
+            or None to choose automatically; ``mmdat.ops.explain`` gives the
+            reasons.
 
     Returns:
         Tensor (B, H, W, heads, d).
 
     Raises:
-        ValueError: The backend asked for cannot run here.
+        ValueError: The requested backend cannot run here.
     """
     args = _arguments(q, k, v, bias, scale=scale, dropout=dropout)
     run = choose('deformable_attention', BACKENDS, backend, *args)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Choosing a backend, and saying why the others were declined."""
+"""Choosing a backend, with the reasons against the others."""
 
 import os
 from collections.abc import Callable
@@ -22,12 +22,12 @@ class Backend:
     """One implementation of an op.
 
     Attributes:
-        name: What the user calls it.
+        name: Its name for users.
         run: The implementation.
         not_supported: Given the op's arguments, why it cannot run, or
             None.
-        slower: The reason why the next one is likely faster, or None; of no
-            interest for a backend that was asked for.
+        slower: The reason why the next backend is likely faster, or None;
+            ignored for a backend that was requested.
         failure: What went wrong when it was tried on this machine, or None.
             A backend that was asked for shows it by itself.
     """
@@ -39,7 +39,7 @@ class Backend:
     failure: Callable[..., str | None] = runs_everywhere
 
     def declines(self, *args, asked_for: bool = False) -> str | None:
-        """Why the next one is taken instead, or None."""
+        """The reason to use the next backend instead, or None."""
         reason = self.not_supported(*args)
         if reason is None and not asked_for:
             reason = self.slower(*args) or self.failure(*args)
@@ -87,7 +87,7 @@ def choose(
     """
     name = wanted(name, backends)
     if name is None and is_transformed():
-        name = 'reference'  # torch.func knows plain operations best
+        name = 'reference'  # torch.func supports plain operations
     asked_for = [b for b in backends if b.name == name]
     why_not = []
     for backend in asked_for or backends:
@@ -107,7 +107,7 @@ def explainable(
     backends: tuple[Backend, ...],
     arguments: Callable[..., tuple],
 ) -> None:
-    """Makes :func:`explain` know an op.
+    """Makes ``explain`` know an op.
 
     Args:
         op: The op.
@@ -118,16 +118,16 @@ def explainable(
 
 
 def explain(op: Callable, *args, **kwargs) -> dict[str, str | None]:
-    """Says why each backend of an op is passed over.
+    """The reason why each backend of an op is not used.
 
     Args:
-        op: An op of :mod:`mmdat.ops` that has backends.
-        *args: What it would be called with.
+        op: An op of ``mmdat.ops`` that has backends.
+        *args: The arguments of the op.
         **kwargs: The same, without ``backend``.
 
     Returns:
-        For each backend, the preferred first, a reason or None. The first
-        with None would run.
+        For each backend, in order of preference, a reason or None. The first
+        backend with None would run.
 
     Raises:
         ValueError: `op` has no backends.

@@ -63,7 +63,7 @@ def _around(place: Tensor, length: int) -> Tensor:
 def split_windows(
     x: Tensor, height: int, width: int, size: int, shift: int
 ) -> Tensor:
-    """See :func:`mmdat.ops.windows.split_windows`."""
+    """See ``mmdat.ops.windows.split_windows``."""
     cut = cut_windows(height, width, size, x.device)
     row = _around(cut.row * size + cut.y + shift, cut.rows * size)
     column = _around(cut.column * size + cut.x + shift, cut.columns * size)
@@ -77,7 +77,7 @@ def split_windows(
 def join_windows(
     windows: Tensor, height: int, width: int, size: int, shift: int
 ) -> Tensor:
-    """See :func:`mmdat.ops.windows.join_windows`."""
+    """See ``mmdat.ops.windows.join_windows``."""
     rows, columns = ceil_div(height, size), ceil_div(width, size)
     device = windows.device
     y = torch.arange(height, device=device)[:, None] + (rows * size - shift)

@@ -27,7 +27,7 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _GeluLinear(torch.autograd.Function):
-    """See :func:`gelu_linear`."""
+    """See ``gelu_linear``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -50,15 +50,15 @@ def neighborhood_attention(
         kernel_size: K, odd.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'triton'``, ``'sdpa'``, ``'reference'``, or None to choose;
-            :func:`mmdat.ops.explain` says how.
+        backend: ``'triton'``, ``'sdpa'``, ``'reference'``, or None to choose
+            automatically; ``mmdat.ops.explain`` gives the reasons.
 
     Returns:
         Tensor (B, H, W, heads, d).
 
     Raises:
-        ValueError: The map is smaller than the neighbourhood, or the backend
-            asked for cannot run here.
+        ValueError: The map is smaller than the neighbourhood, or the requested
+            backend cannot run here.
     """
     args = _arguments(
         q, k, v, bias_table, kernel_size, scale=scale, dropout=dropout

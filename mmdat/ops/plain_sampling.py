@@ -24,7 +24,7 @@ from .sizes import merge
 
 
 def sample_plainly(x: Tensor, points_yx: Tensor) -> Tensor:
-    """See :func:`mmdat.ops.sampling.sample_at_points`."""
+    """See ``mmdat.ops.sampling.sample_at_points``."""
     batch, groups, hk, wk, _ = points_yx.shape
     height, width, channels = x.shape[1:]
     maps = x.permute(0, 3, 1, 2).reshape(
@@ -62,7 +62,7 @@ def grid_sample(maps: Tensor, grid_xy: Tensor) -> Tensor:
 def grid_sample_between(
     maps: Tensor, to_xy: Tensor, from_xy: Tensor
 ) -> Tensor:
-    """As :func:`grid_sample`, at the differences of all pairs of two places.
+    """As ``grid_sample``, at the differences of all pairs of two places.
 
     Args:
         maps: (n, C, H, W).
@@ -88,7 +88,7 @@ def _whole(maps: Tensor) -> bool:
 
 
 def _by_index(maps: Tensor, grid_xy: Tensor) -> Tensor:
-    """As :func:`grid_sample`, by plain indexing.
+    """As ``grid_sample``, by plain indexing.
 
     Slower, but its backward pass can be deterministic on a GPU.
     """

@@ -1,10 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Position biases of deformable attention, as functions of the query.
 
-Each class holds what one bias is made of and answers one question: which
-scores does it add for the queries ``start:stop`` (row-major over the query
-map) against all keys? A backend may thus ask for a few queries at a time and
-never hold the whole (queries x keys) array.
+Each class holds the tensors of one bias. Its method ``rows`` returns the
+scores that it adds for the queries ``start:stop`` (row-major over the query
+map) and all keys. So a backend can process a few queries at a time and never
+needs the whole (queries x keys) array.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from .sizes import is_known, merge
 
 
 class PositionBias(Protocol):
-    """What a backend needs to know of a bias."""
+    """The interface of a bias for backends."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Scores (B or 1, heads, stop - start, Ns) to add before softmax."""
@@ -69,7 +69,7 @@ class TableBias(NamedTuple):
     points_yx: Tensor
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """See :class:`PositionBias`."""
+        """See [`PositionBias`][]."""
         batch, groups = self.points_yx.shape[:2]
         heads, table_h, table_w = self.table.shape
         queries_yx = query_points_yx(self.query_y, self.query_x, start, stop)
@@ -93,7 +93,7 @@ class DenseBias(NamedTuple):
     scores: Tensor
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """See :class:`PositionBias`."""
+        """See [`PositionBias`][]."""
         return self.scores[None, :, start:stop]
 
 
@@ -103,7 +103,7 @@ class LogBias(NamedTuple):
     Attributes:
         mlp: Maps spaced displacements (..., 2) to the scores of the heads of
             a group (..., heads / groups); all groups share it.
-        query_y: As in :class:`TableBias`, and so the next two.
+        query_y: As in [`TableBias`][], and so the next two.
         query_x: Query coordinates along x (W,).
         points_yx: Key positions (B, groups, Hk, Wk, 2).
     """
@@ -114,7 +114,7 @@ class LogBias(NamedTuple):
     points_yx: Tensor
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """See :class:`PositionBias`."""
+        """See [`PositionBias`][]."""
         move_yx = 4 * displacement_yx(
             self.query_y, self.query_x, self.points_yx, start, stop
         )
@@ -129,13 +129,13 @@ def resize_dense_scores(
     from_sizes: tuple[int, int, int, int],
     to_sizes: tuple[int, int, int, int],
 ) -> Tensor:
-    """Stretches a :class:`DenseBias` to other query and key grids.
+    """Stretches a [`DenseBias`][] to other query and key grids.
 
     Args:
         scores: (heads, H W, Hk Wk).
-        from_sizes: H, W, Hk, Wk it was made for.
-        to_sizes: H, W, Hk, Wk wanted; bilinear, corners kept, first over the
-            keys and then over the queries.
+        from_sizes: H, W, Hk, Wk of the given scores.
+        to_sizes: H, W, Hk, Wk of the result. Interpolation is bilinear with
+            aligned corners, first over the keys and then over the queries.
 
     Returns:
         Tensor (heads, H' W', Hk' Wk').

@@ -26,20 +26,25 @@ def autocast_off(x: Tensor) -> AbstractContextManager:
     return torch.autocast(device_type=x.device.type, enabled=False)
 
 
+def autocast_type(x: Tensor) -> torch.dtype | None:
+    """The type that autocast casts `x` to before a product, None for none."""
+    kind = x.device.type
+    if (
+        HAS_OPERATORS  # and with them autocast that names its device
+        and kind != 'meta'  # has no autocast
+        and torch.is_autocast_enabled(kind)
+        and x.dtype in (torch.float32, torch.get_autocast_dtype(kind))
+    ):
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
 def product_type(x: Tensor) -> torch.dtype:
     """The type that layers read `x` in: autocast's where it is on.
 
     To cast once what several layers and kernels read, or what is copied.
     """
-    kind = x.device.type
-    if (
-        HAS_OPERATORS  # and with them autocast that names its device
-        and x.dtype == torch.float32
-        and kind != 'meta'  # has no autocast
-        and torch.is_autocast_enabled(kind)
-    ):
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
+    return autocast_type(x) or x.dtype
 
 
 def must_repeat_exactly(x: Tensor) -> bool:

@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Plain PyTorch: every intermediate written out, nothing clever.
+"""Every formula in plain PyTorch, with all intermediate results.
 
-Slow and hungry for memory, but readable at a glance; the fast backends are
-tested against it and it against an independent float64 oracle.
+It is slow and needs much memory, but is easy to read. The fast backends are
+tested against it, and it is tested against an independent float64 reference.
 """
 
 import torch
@@ -37,7 +37,7 @@ def deformable_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.deformable_attention`."""
+    """See ``mmdat.ops.deformable_attention``."""
     scores = None if bias is None else bias.rows(0, q.shape[2])
     return attention(q, k, v, scores, scale, dropout)
 
@@ -51,7 +51,7 @@ def neighborhood_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.neighborhood_attention`; gathers every key."""
+    """See ``mmdat.ops.neighborhood_attention``; gathers every key."""
     height, width = q.shape[1:3]
     keys, moves = [], []
     for n in (height, width):
@@ -89,7 +89,7 @@ def window_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.window_attention`; one mask for each window."""
+    """See ``mmdat.ops.window_attention``; one mask for each window."""
     size, shift = layout.size, layout.shift
     if shift:
         rows, columns = layout.grid

@@ -34,5 +34,5 @@ def _triton_declines(x: Tensor, points_yx: Tensor) -> str | None:
         return reason
     name = wanted()
     if name not in (None, 'triton'):
-        return f'{name} is asked for.'
+        return f'{name} was requested.'
     return yields() or (None if name else probe.sampling_failure(x, points_yx))

@@ -23,7 +23,7 @@ def at_least(n: int, least: int) -> int:
 
 
 def at_most(n: int, most: int) -> int:
-    """``min(n, most)``, see :func:`at_least`."""
+    """``min(n, most)``, see ``at_least``."""
     if isinstance(n, torch.Tensor):
         return n.clamp(max=most)
     return min(n, most) if type(n) is int else torch.sym_min(n, most)

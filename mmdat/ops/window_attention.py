@@ -18,13 +18,13 @@ BACKENDS = (
 
 
 def chosen_by_name(backend: str | None) -> bool:
-    """Whether a backend of this op is asked for, here or for all ops."""
+    """Whether a backend of this op is requested, here or for all ops."""
     name = wanted(backend)
     return any(name == known.name for known in BACKENDS)
 
 
 def window_bias(bias_table: Tensor, window_size: int) -> Tensor:
-    """Spreads the table over all pairs of a window.
+    """The bias of all pairs of a window, read from the table.
 
     Args:
         bias_table: ((2w - 1)^2, heads), the move query - key row-major.
@@ -62,25 +62,26 @@ def window_attention(
 ) -> Tensor:
     """Attention within the windows of a map (Liu et al., ICCV 2021).
 
-    In a rolled map positions that are not neighbours do not see each other.
+    In a rolled map, positions that were not neighbours do not attend to each
+    other.
 
     Args:
         q: Queries (n, B, w * w, heads, d), cut by
-            :func:`mmdat.ops.windows.split_windows`.
+            [`split_windows`][mmdat.ops.windows.split_windows].
         k: Keys, as `q`.
         v: Values, as `q`.
-        bias_table: ((2w - 1)^2, heads), see :func:`window_bias`.
+        bias_table: ((2w - 1)^2, heads), see [`window_bias`][].
         layout: How the map was cut.
         scale: Factor on the scores; ``d ** -0.5`` if None.
         dropout: Probability of dropping an attention weight.
-        backend: ``'sdpa'``, ``'reference'``, or None to choose;
-            :func:`mmdat.ops.explain` says how.
+        backend: ``'sdpa'``, ``'reference'``, or None to choose automatically;
+            [`explain`][mmdat.ops.explain] gives the reasons.
 
     Returns:
         Tensor (n, B, w * w, heads, d).
 
     Raises:
-        ValueError: The backend asked for cannot run here.
+        ValueError: The requested backend cannot run here.
     """
     args = _arguments(
         q, k, v, bias_table, layout, scale=scale, dropout=dropout

@@ -13,7 +13,7 @@ from .sizes import ceil_div, is_needed, pad
 
 
 class WindowPart(NamedTuple):
-    """Windows that look alike.
+    """Windows with the same mask.
 
     Attributes:
         windows: Their place in the order of the windows.
@@ -37,7 +37,7 @@ class WindowLayout(NamedTuple):
         height: H.
         width: W.
         size: Side of a window w.
-        shift: How far the map is rolled to the top left before.
+        shift: How far the map is rolled to the top left before it is cut.
     """
 
     height: int
@@ -86,8 +86,7 @@ def split_windows(
     Args:
         x: Map (B, H, W, C).
         layout: How to cut it.
-        dtype: Type of the windows, that of `x` if None. What is copied is
-            copied in it.
+        dtype: Type of the windows; None keeps that of `x`.
 
     Returns:
         Windows (n, B, w * w, C).
@@ -124,7 +123,7 @@ def _cat(parts: list[Tensor], dim: int) -> Tensor:
 
 
 def join_windows(windows: Tensor, layout: WindowLayout) -> Tensor:
-    """The reverse of :func:`split_windows`, padding cut off.
+    """The reverse of [`split_windows`][], without the padding.
 
     Args:
         windows: (n, B, w * w, C).

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Where the configs lie that come with this package."""
+"""The folder of the configs of this package."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,13 +21,13 @@ def config_folder() -> Path | None:
 
 
 def config_path(name: str) -> str:
-    """The file of a config of this package, for configs that inherit it.
+    """The path of a config of this package, for configs that inherit it.
 
     Args:
         name: Such as ``'mask_rcnn_dat_t_coco'``, with or without ``.py``.
 
     Raises:
-        UserFileNotFoundError: There is none of this name.
+        UserFileNotFoundError: There is no config of this name.
 
     Examples:
         In a config of any project, for any ``tools/train.py``:
@@ -45,7 +45,9 @@ def config_path(name: str) -> str:
     if path.is_file():
         return str(path)
     known = sorted(one.stem for one in folder.glob('*.py'))
-    close = get_close_matches(stem, known, 3) or known[:3]
+    # MMDetection would write mask-rcnn_dat-t_fpn_1x_coco.
+    plain = stem.replace('-', '_').replace('_fpn', '').replace('_1x', '')
+    close = get_close_matches(plain, known, 3) or known[:3]
     raise UserFileNotFoundError(
         f'There is no config {name} in {folder}; it has {", ".join(close)} '
         f'and others.'

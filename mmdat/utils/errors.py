@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Errors that are the user's to mend, told in one sentence."""
+"""Errors that a user can fix, in one sentence."""
 
 import json
 import os
@@ -8,33 +8,33 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# File in which the processes of a launcher of ours leave their sentences, so
-# that it can say one of them last; see tools/dist_run.py.
+# File to which the processes of our launcher write their messages, so that the
+# launcher can print one of them last; see tools/dist_run.py.
 REFUSALS = 'MMDAT_REFUSALS'
-# What says, of a process of several, which one it is.
+# Variables with the rank of a process.
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK', 'PMI_RANK')
 
 
 class UserError(Exception):
-    """Something given to a command is wrong.
+    """An argument, file or setting from the user is wrong.
 
     The message states the rule, the offending value and what to do.
     """
 
 
 class SettingError(UserError, ValueError, TypeError):
-    """A :class:`UserError` about an argument of a wrong type or value.
+    """A [`UserError`][] about an argument of a wrong type or value.
 
     Code that builds models catches ``ValueError`` or ``TypeError``.
     """
 
 
 class UserFileError(UserError, OSError):
-    """A :class:`UserError` about a file that cannot be read or written."""
+    """A [`UserError`][] about a file that cannot be read or written."""
 
 
 class UserFileNotFoundError(UserFileError, FileNotFoundError):
-    """A :class:`UserError` about a file that is not there."""
+    """A [`UserError`][] about a file that is not there."""
 
 
 def rank() -> int:
@@ -46,10 +46,10 @@ def rank() -> int:
 
 
 def speaks() -> bool:
-    """Whether this process tells of what concerns all.
+    """Whether this process prints messages that concern all processes.
 
-    Processes that torchrun starts share a screen with those of their machine,
-    others with all of a run.
+    Processes of torchrun share a terminal with those of their machine, others
+    with all of a run.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         return os.environ.get('LOCAL_RANK', '0') == '0'
@@ -57,17 +57,17 @@ def speaks() -> bool:
 
 
 def warn_once(sentence: str) -> None:
-    """Says it once, whatever the number of processes."""
+    """Prints a warning once, whatever the number of processes."""
     if speaks():
         print(f'warning: {sentence}', file=sys.stderr, flush=True)
 
 
 @contextmanager
 def one_sentence_errors(command: str) -> Iterator[None]:
-    """Ends the program with the sentence of a :class:`UserError`.
+    """Ends the program with the message of a [`UserError`][].
 
-    Of several processes of one run the first speaks; all exit with 2. An
-    interruption by Ctrl-C ends it without a traceback, with 130.
+    With several processes, the first prints; all exit with status 2. Ctrl-C
+    ends the program without a traceback, with status 130.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         with suppress(ValueError):  # not in the main thread
@@ -84,7 +84,7 @@ def one_sentence_errors(command: str) -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         more = ''
         if command == 'train':
-            more = '; add --resume to go on from the last checkpoint'
+            more = '; add --resume to continue from the last checkpoint'
         if REFUSALS not in os.environ and speaks():
             print(f'\n{command}: interrupted{more}.', file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
@@ -94,7 +94,7 @@ def one_sentence_errors(command: str) -> Iterator[None]:
 
 
 def _tell(sentence: str) -> None:
-    """Says why the run ends, or leaves it to the launcher to say it last."""
+    """Prints why the run ends, or lets the launcher print it last."""
     path = os.environ.get(REFUSALS)
     if path is not None:
         with suppress(OSError), open(path, 'a', encoding='utf-8') as file:

@@ -22,7 +22,7 @@ _NUMBERS = re.compile(r'\[[-+0-9.,eE \n\r\t]{24,}\]')
 
 
 class DamagedJSON(ValueError):
-    """A text that breaks off or is no JSON; the message says where."""
+    """A text that is truncated or not JSON; the message says where."""
 
 
 def _shorten(found: re.Match) -> str:
@@ -183,7 +183,7 @@ class JSONStream:
 
     def _damage(self, what: str) -> DamagedJSON:
         broken = self._ended and self._at >= len(self._text) - 1
-        how = 'breaks off' if broken else f'is no JSON ({what})'
+        how = 'is truncated' if broken else f'is not JSON ({what})'
         return DamagedJSON(f'{how} {self._place}')
 
 

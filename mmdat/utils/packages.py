@@ -120,7 +120,7 @@ def _explain(scope: str, error: Exception) -> str:
             f'--no-build-isolation; {_PAGE}'
         )
     elif missing == 'pkg_resources':
-        todo = 'run pip install "setuptools<81", the last that have it'
+        todo = 'run pip install "setuptools<81", the last version that has it'
     elif missing:
         todo = f'run pip install {missing.partition(".")[0]}'
     else:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..utils.errors import UserError
 
 SCALARS = 'vis_data/scalars.json'
-# Told at each step, but not curves one looks at.
+# Logged at each step, but not curves.
 NOT_CURVES = ('step', 'iter', 'epoch')
 COLUMNS = 3
 
@@ -36,9 +36,9 @@ class Run:
 def read_run(work_dir: str | Path) -> Run:
     """Reads what mmengine's local backend wrote.
 
-    A training that was resumed has a file for each part, and those that come
-    later hold for the iterations that were run again. Values that are told by
-    epoch, as those of a validation, are put at the last iteration of it.
+    A resumed training has one file for each part; a later file replaces
+    iterations that were run again. Values by epoch, such as those of a
+    validation, are placed at the last iteration of the epoch.
 
     Args:
         work_dir: Work dir of the training, or one of its dated folders.
@@ -105,8 +105,8 @@ def choose_curves(
 
     Args:
         runs: The runs.
-        names: Names, or their beginnings; None for the loss and all that is
-            said of validations.
+        names: Names, or their beginnings; None for the loss and all validation
+            metrics.
 
     Raises:
         UserError: No run has one of them.
@@ -134,11 +134,11 @@ def choose_curves(
 
 
 def smooth(values: np.ndarray, strength: float) -> np.ndarray:
-    """Exponential moving average of (N,), without a pull towards 0.
+    """Exponential moving average of (N,), without bias towards 0.
 
     Args:
         values: The values.
-        strength: What the past counts, from 0, nothing, to below 1.
+        strength: Weight of past values, from 0 (none) to below 1.
     """
     smoothed, total, weight = np.empty_like(values), 0.0, 0.0
     for i, value in enumerate(values):
@@ -160,8 +160,8 @@ def curves_figure(
     Args:
         runs: The runs.
         names: The scalars.
-        strength: Of the smoothing, see :func:`smooth`; what was logged stays
-            as a pale line.
+        strength: Of the smoothing, see ``smooth``; the logged values stay as a
+            pale line.
         log_x: Whether iterations are on a logarithmic axis.
         log_y: Whether values are.
     """
@@ -217,7 +217,7 @@ def curves_figure(
 
 
 def name_apart(runs: Sequence[Run], work_dirs: Sequence[str]) -> list[Run]:
-    """Runs whose names differ: by their paths where the last part does not."""
+    """Runs with unique names, which are paths where folders agree."""
     names = [run.name for run in runs]
     return [
         Run(str(path), run.curves) if names.count(run.name) > 1 else run

@@ -20,7 +20,7 @@ POINT_COLOURS = 'cool'
 WEIGHT_COLOURS = 'YlOrRd_r'
 QUERY_COLOUR = '#00e5ff'
 
-MANY = 300  # points, from which on outlines only get in the way
+MANY = 300  # with more points, outlines are left out
 
 
 def show_image(
@@ -30,7 +30,7 @@ def show_image(
     record: BlockRecord | None = None,
     index: int = 0,
 ) -> None:
-    """Shows an image, pale and dark enough for colours to stand out.
+    """Shows an image, dimmed so that colours stand out.
 
     Args:
         axes: Where to draw.
@@ -74,7 +74,7 @@ def block_points(
 
     Args:
         record: Of the block.
-        group: The group of heads whose points, None for all.
+        group: The group of heads; None for all.
         index: Of the picture in the batch.
 
     Returns:
@@ -102,9 +102,10 @@ def draw_points(
 ) -> ScalarMappable:
     """Draws where the keys of a block are read.
 
-    A line leads from each reference point to the point; the point's colour is
-    how far it was moved, in pixels, and its area the attention it receives,
-    if that was recorded. Points far outside the picture are left out.
+    A line leads from each reference point to its sampling point. The colour of
+    a point is the distance in pixels. Its area is the attention that it
+    receives, if that was recorded. Points far outside the picture are left
+    out.
 
     Args:
         axes: Where to draw.
@@ -116,7 +117,7 @@ def draw_points(
         trail_xy: Where the lines start instead, (groups, Hk, Wk, 2).
 
     Returns:
-        What a colour bar needs.
+        The mappable for a colour bar.
     """
     chosen = slice(None) if group is None else slice(group, group + 1)
     points, received = block_points(record, group, index)
@@ -165,16 +166,16 @@ def draw_attention(
 ) -> ScalarMappable:
     """Draws the keys that a query attends to.
 
-    A circle's area and colour are the key's weight; the star is the query.
+    The area and colour of a circle are the weight of the key; the star is the
+    query.
 
     Args:
         axes: Where to draw.
         image: The picture (H, W, 3), RGB, uint8.
         record: Of the block.
         query: Which of the recorded queries.
-        head: Which head; None for the average of all heads, in which each
-            group has points of its own and the weights of all points
-            sum to 1.
+        head: Which head; None for the average of all heads, which shows the
+            points of all groups with weights that sum to 1.
         index: Of the picture in the batch.
         scale: Of colours and areas; None for this panel's own.
 

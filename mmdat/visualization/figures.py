@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Whole figures: one block, chosen queries, or many blocks on a sheet."""
+"""Whole figures: one block, chosen queries, or many blocks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,14 +101,14 @@ def points_figure(
     group: int | None = None,
     title: str = '',
 ) -> Figure:
-    """The sampled points of one or many blocks, see :func:`draw_points`.
+    """The sampled points of one or many blocks, see [`draw_points`][].
 
     Args:
         image: The picture (H, W, 3), RGB, uint8.
         records: Of the blocks; their first picture is drawn.
-        group: The group of heads; None draws those of one block side by side,
-            and those of many blocks on one another.
-        title: Of the whole, such as what the weights are.
+        group: The group of heads; None draws the groups of one block side by
+            side, and those of many blocks in one panel each.
+        title: Title of the figure, such as the source of the weights.
     """
     which: list[tuple[BlockRecord, int | None]] = [(r, group) for r in records]
     if group is None and len(records) == 1:
@@ -154,7 +154,7 @@ def attention_figure(
     heads: Sequence[int] | None = None,
     title: str = '',
 ) -> Figure:
-    """What chosen queries attend to, see :func:`draw_attention`.
+    """What chosen queries attend to, see [`draw_attention`][].
 
     Args:
         image: The picture (H, W, 3), RGB, uint8.
@@ -215,7 +215,7 @@ def _joined(*parts: str) -> str:
 def save(figure: Figure, out: str | Path, dpi: int = 150) -> Path:
     """Writes a figure; the suffix is its format.
 
-    Letters stay letters: TrueType in PDF, text in SVG.
+    Text stays text: TrueType fonts in PDF, text elements in SVG.
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What the heads of a model make of a picture: boxes, masks, labels, classes.
+"""The results of a model's heads: boxes, masks, labels, classes.
 
 In pixels and names, whichever package the model is of.
 """
@@ -25,8 +25,8 @@ class Findings:
     """What a detector, segmentor or classifier finds in a picture of (H, W).
 
     Attributes:
-        names: Of the objects, or the classes of a classifier, the most
-            certain first; of a segmentor by number of the class.
+        names: Names of the objects, or classes of a classifier, the most
+            certain first; for a segmentor the names of all classes, by number.
         scores: Their scores, empty for a segmentor.
         boxes: Of the objects, (N, 4) as x1, y1, x2, y2 in pixels.
         labels: Numbers of the classes of the objects, (N,).
@@ -42,7 +42,7 @@ class Findings:
     label_map: np.ndarray | None = None
 
     def objects_mask(self, size: tuple[int, int]) -> np.ndarray:
-        """Pixels (H, W) on some object: in its mask, or else in its box."""
+        """Pixels (H, W) on any object: in its mask, else in its box."""
         if self.masks is not None and len(self.masks):
             return self.masks.any(axis=0)
         inside = np.zeros(size, bool)
@@ -52,7 +52,7 @@ class Findings:
 
 
 def class_names(cfg: Config) -> tuple[str, ...]:
-    """Names of the classes of a config's data set, as far as it says."""
+    """Names of the classes of a config's data set, if it has them."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'type' in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
@@ -69,12 +69,12 @@ def find(model: nn.Module, picture: Picture, score: float = 0.3) -> Findings:
     """Runs a whole model on a picture.
 
     Args:
-        model: As :func:`mmdat.visualization.load_model` makes it.
-        picture: What it is to see.
+        model: As [`load_model`][] makes it.
+        picture: The picture.
         score: Lowest score of an object.
 
     Returns:
-        What it found; nothing if the model has no heads we know.
+        The results; they are empty if the model has no known heads.
     """
     samples = deepcopy(list(picture.samples))
     with torch.no_grad():

@@ -2,8 +2,8 @@
 """From positions on a feature map to pixels of the picture on disk.
 
 A position takes two steps, each an affine map per axis: from a stage's map to
-the network's input (:class:`MapGrid`), and from the input, which was resized,
-cropped, flipped and padded, to the original picture (:class:`Frame`). Pixel
+the network's input (``MapGrid``), and from the input, which was resized,
+cropped, flipped and padded, to the original picture (``Frame``). Pixel
 centres have whole coordinates, (0, 0) is the top left one, and positions are
 (x, y).
 """
@@ -35,7 +35,7 @@ class MapGrid:
         """Input pixels (..., 2) as (x, y) of normalised positions (..., 2).
 
         -1 and 1 are the centres of the first and last map pixel, as
-        everywhere in :mod:`mmdat.ops`.
+        everywhere in ``mmdat.ops``.
 
         Args:
             points_yx: Normalised positions, (y, x).
@@ -63,11 +63,11 @@ class MapGrid:
 def map_grids(backbone: DAT) -> tuple[MapGrid, ...]:
     """The grids of the four stages.
 
-    A map pixel is put at the centre of the input pixels it is computed from,
-    by the kernels, strides and padding of the embedding and the
-    down-projections: in DAT, whose patches do not overlap, map pixel i of
-    stride s has its centre at (i + 0.5) s - 0.5; in DAT++, whose 3x3
-    convolutions are padded by 1, at i s.
+    A map pixel is placed at the centre of the input pixels from which it is
+    computed, by the kernels, strides and padding of the embedding and the
+    down-projections. In DAT, whose patches do not overlap, map pixel i of
+    stride s has its centre at (i + 0.5) s - 0.5. In DAT++, whose 3x3
+    convolutions are padded by 1, it is at i s.
     """
     stride, start, grids = 1, 0.0, []
     for part in (backbone.patch_embed, *backbone.downsamples):
@@ -99,15 +99,15 @@ class Frame:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> 'Frame':
-        """Reads what a test pipeline of mmdet, mmseg or mmpretrain noted.
+        """Makes a frame from the metainfo of mmdet, mmseg or mmpretrain.
 
         Args:
             meta: The ``metainfo`` of a data sample: ``ori_shape``, and if
                 they differ from doing nothing ``img_shape``,
-                ``scale_factor``, ``flip`` and ``flip_direction``. The order
-                is taken to be resize, crop at the centre, flip, and padding
-                at the right and bottom, as in all pipelines for tests. What
-                random crops of training cut is not noted by the packages.
+                ``scale_factor``, ``flip`` and ``flip_direction``. The assumed
+                order is resize, crop at the centre, flip, and padding at the
+                right and bottom, as in all test pipelines. The packages do not
+                record random crops of training.
 
         Raises:
             ValueError: There is no ``ori_shape``.
@@ -156,7 +156,7 @@ class Frame:
         return points_xy * scale + shift
 
     def seen(self, input_size: Sequence[int]) -> tuple[float, ...]:
-        """Edges (left, top, right, bottom) of what the input has of it.
+        """Edges (left, top, right, bottom) of the visible part of the picture.
 
         Args:
             input_size: (H, W) of the input, padding included.

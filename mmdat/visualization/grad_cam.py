@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Grad-CAM: where a model finds what speaks for a class.
+"""Grad-CAM: the places that raise the score of a class.
 
 Of a layer's activations A and the score y of a class it is
 relu(sum_c mean(dy / dA_c) A_c), the mean over all places (Selvaraju et al.,
-arXiv 1610.02391, eq. 1 and 2). Layers inside DAT have their channels last,
-(B, H, W, C) or (B, H * W, C); tools made for convolutional networks take them
-for (B, C, H, W), in silence.
+arXiv 1610.02391, eq. 1 and 2). Layers inside DAT have their channels last, (B,
+H, W, C) or (B, H * W, C). Tools for convolutional networks read them as (B, C,
+H, W) without a warning.
 """
 
 from copy import deepcopy
@@ -31,7 +31,7 @@ INCHES = 4.5
 
 @dataclass(frozen=True)
 class Cam:
-    """How much each place of a map speaks for a class.
+    """How much each place of a map raises the score of a class.
 
     Attributes:
         values: (H, W), from 0 to 1.
@@ -110,20 +110,20 @@ def grad_cam(
 ) -> Cam:
     """Computes a Grad-CAM of a classifier, segmentor or detector.
 
-    The score of a class is its logit; of a segmentor the mean of its logits
-    where it is the likeliest; of a detector the sum of the scores of its
-    objects.
+    The score of a class is its logit in a classifier, the mean of its logits
+    over the pixels of that class in a segmentor, and the sum of the scores of
+    its objects in a detector.
 
     Args:
-        model: As :func:`mmdat.visualization.load_model` makes it.
-        picture: What it sees.
-        target: Number or name of the class; None for the likeliest, the one
-            of the largest area, or that of the most certain object.
+        model: As [`load_model`][] makes it.
+        picture: The picture.
+        target: Number or name of the class; None for the most likely class,
+            the class of the largest area, or that of the most certain object.
         layer: Name of the layer, as in ``model.named_modules()``; None for
             the last output of the backbone.
 
     Raises:
-        UserError: There is no such class or layer.
+        UserError: The class or the layer does not exist.
     """
     names = class_names(model.cfg)
     if isinstance(target, str):
@@ -183,10 +183,11 @@ def _score(
         ]
         if not len(chosen):
             raise UserError(
-                f'The detector found no object of class {target}, so nothing '
-                f'speaks for it; choose another target.'
+                f'The detector found no object of class {target}, so there is '
+                f'no score to explain; choose another target.'
                 if target is not None
-                else 'The detector found nothing, so nothing speaks for it.'
+                else 'The detector found no object, so there is no score to '
+                'explain.'
             )
         return chosen.sum(), target
     logits = model(inputs, samples, mode='tensor')[0]
@@ -203,8 +204,8 @@ def _score(
     where = likeliest == target
     if not where.any():
         raise UserError(
-            f'Class {target} is the likeliest nowhere, so nothing speaks for '
-            f'it; choose another target.'
+            f'No pixel has class {target} as its most likely one, so there is '
+            f'no score to explain; choose another target.'
         )
     return logits[target][where].mean(), target
 
@@ -229,8 +230,8 @@ def cam_figure(image: np.ndarray, cam: Cam, title: str = '') -> Figure:
 
     Args:
         image: The picture (H, W, 3), RGB, uint8.
-        cam: What to lay over it.
-        title: Of the whole, such as what the weights are.
+        cam: The Grad-CAM to overlay.
+        title: Title of the figure, such as the source of the weights.
     """
     shape = image.shape[0] / image.shape[1]
     figure = Figure(

@@ -88,10 +88,10 @@ def find_checkpoints(sources: Sequence[str | Path]) -> list[Path]:
 
 
 def writer_for(out: str | Path, fps: float) -> AbstractMovieWriter:
-    """What writes a GIF or, where ffmpeg is installed, an MP4.
+    """The writer of a GIF or, if ffmpeg is installed, an MP4.
 
     Raises:
-        UserError: The suffix is another, or there is no ffmpeg.
+        UserError: The suffix is not supported, or ffmpeg is missing.
     """
     suffix = Path(out).suffix.lower()
     if suffix == '.gif':
@@ -118,8 +118,8 @@ def make_movie(
 ) -> Path:
     """Draws one frame for each checkpoint.
 
-    Colours keep their meaning through the movie, and a line shows where each
-    point was in the frame before, in the first one its reference point.
+    Colours mean the same in all frames. A line shows where each point was in
+    the frame before; in the first frame it starts at the reference point.
 
     Args:
         image: The picture (H, W, 3), RGB, uint8.
@@ -128,7 +128,7 @@ def make_movie(
         out: The file to write, ``.gif`` or ``.mp4``.
         group: The group of heads to draw, None for all.
         fps: Frames per second.
-        progress: Wraps the frames, to show how far it got.
+        progress: Wraps the frames, to show progress.
 
     Returns:
         The path of the movie.

@@ -14,7 +14,7 @@ from .recorder import BlockRecord
 class OnObjects:
     """Shares that lie on objects, of one block.
 
-    If points were put anywhere, the three would be the same.
+    For random points, the three shares would be the same.
 
     Attributes:
         stage: Of the block, from 0.
@@ -37,9 +37,9 @@ class OnObjects:
 def on_objects(
     record: BlockRecord, mask: np.ndarray, index: int = 0
 ) -> OnObjects:
-    """Which share of points and attention lies on objects.
+    """The shares of points and attention on objects.
 
-    A point is on an object if the pixel next to it is; one outside the
+    A point is on an object if its nearest pixel is. A point outside the
     picture is on none.
 
     Args:

@@ -34,7 +34,7 @@ class Row:
 
 
 def choose_query(picture: Picture, found: Findings) -> tuple[float, float]:
-    """A pixel to ask about: on the most certain object, or the middle.
+    """A query pixel: on the most certain object, or in the middle.
 
     Args:
         picture: The picture.
@@ -62,14 +62,14 @@ def choose_query(picture: Picture, found: Findings) -> tuple[float, float]:
 def paper_figure(rows: Sequence[Row], title: str = '') -> Figure:
     """Draws a query and its keys, by weight, at every stage.
 
-    The first column is the picture with the query, a star; each other one is
-    a block, where the area and the colour of a key is its weight, averaged
-    over the heads. Colours mean the same everywhere, and so do areas where
-    all pictures have the same size, else within a row.
+    The first column is the picture with the query, a star. Each other column
+    is a block: the area and the colour of a key are its weight, averaged over
+    the heads. Colours mean the same in all panels. Areas do so if all pictures
+    have the same size, and otherwise within a row.
 
     Args:
         rows: The pictures, with the same blocks each.
-        title: Of the whole, such as what the weights are.
+        title: Title of the figure, such as the source of the weights.
     """
     drawn = [[query_keys(one, 0) for one in row.records] for row in rows]
     scales = [

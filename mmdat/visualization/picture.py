@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""A picture as a config's test pipeline shows it to its model."""
+"""Pictures and models, prepared by a config and its test pipeline."""
 
 import warnings
 from collections.abc import Iterable
@@ -40,13 +40,13 @@ INIT = 'init'
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, and what a model gets to see of it.
+    """A picture, and the input that a model gets.
 
     Attributes:
         image: The original, (H, W, 3), RGB, uint8.
         inputs: Input of the backbone, (1, 3, H', W').
         frame: Where the pixels of the input lie in the original.
-        samples: What the packages know of it, for the heads of the model.
+        samples: Data samples of the packages, for the heads of the model.
     """
 
     image: np.ndarray
@@ -62,13 +62,13 @@ def load_model(
 
     Args:
         config: A detection, segmentation or classification config.
-        checkpoint: A checkpoint of ours or a file the authors released, with
-            the heads of the config or others; None takes what the
-            ``init_cfg`` of the backbone names, or random weights.
+        checkpoint: A checkpoint or a released file of the authors, with the
+            heads of the config or others. None uses the file of the backbone's
+            ``init_cfg``, or random weights.
 
     Returns:
-        The model, with the config as ``cfg`` and what
-        :class:`Weights` says of its weights as ``weights``.
+        The model, with the config as ``cfg`` and the source of its weights as
+        ``weights``.
 
     Raises:
         UserError: A file is missing, or does not fit.
@@ -107,8 +107,8 @@ class Weights:
 
     Attributes:
         source: The file's name, ``random`` if there is none.
-        whole: Whether the heads have weights of the file too, so that what
-            they find means something.
+        whole: Whether the heads have weights of the file too, so that their
+            results are meaningful.
     """
 
     source: str
@@ -152,13 +152,13 @@ def load_picture(
     """Sends a picture through the test pipeline of a model.
 
     Args:
-        model: What :func:`load_model` gave.
+        model: The result of [`load_model`][].
         path: An image file.
-        cfg: Where the pipeline is; None for the ``cfg`` of the model.
+        cfg: Config with the pipeline; None for the ``cfg`` of the model.
 
     Raises:
-        UserError: There is no such image, or the config has no pipeline that
-            reads one.
+        UserError: The image does not exist, or the config has no pipeline that
+            reads images.
     """
     path = Path(path)
     if not path.is_file():
@@ -231,13 +231,13 @@ def record(
     queries_xy: Queries = (),
     received: bool = True,
 ) -> dict[tuple[int, int], BlockRecord]:
-    """Runs the backbone of a model on a picture, and nothing else of it.
+    """Runs only the backbone of a model on a picture, and records blocks.
 
     Args:
         model: The model.
         picture: The picture.
-        blocks: As in :class:`DATRecorder`, and so the next two.
-        queries_xy: Pixels (x, y) whose attention is wanted.
+        blocks: As in [`DATRecorder`][], and so the next two.
+        queries_xy: Pixels (x, y) of the queries whose attention to record.
         received: Whether to compute how much attention each key receives.
 
     Returns:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Looking at the points while a model trains."""
+"""Drawing the points while a model trains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,27 +21,29 @@ from .statistics import offset_statistics
 class PointsHook(Hook):
     """Draws points and logs offset statistics during training.
 
-    Every `interval` iterations, and before the first and after the last, the
-    backbone sees the same few pictures, without gradients and in eval mode.
-    The points of the last deformable block of each stage are drawn to all
-    backends of the runner's visualiser (local files, TensorBoard, WandB, ...)
-    as ``points_<i>``, and numbers go to them as ``points/<name>``, see
-    :func:`mmdat.visualization.offset_statistics`. Training itself is not
-    changed. In distributed training the first process does it alone.
+    Before the first iteration, after every `interval` iterations and after
+    the last, the hook runs the backbone on the same few pictures, without
+    gradients and in eval mode. It draws the points of the last deformable
+    block of each stage to all backends of the runner's visualiser (local
+    files, TensorBoard, WandB, ...) as ``points_<i>``, and logs the numbers of
+    [`offset_statistics`][] as ``points/<name>``. The training itself is not
+    changed. In a distributed training only the first process does this.
 
-    One line in a config does it::
+    Examples:
+        One line in a config:
 
-        custom_hooks = [dict(type='mmdat.PointsHook', interval=500)]
+        >>> custom_hooks = [dict(type='mmdat.PointsHook', interval=500)]
 
     Args:
         interval: Iterations between two pictures.
-        images: Image files to look at, which go through the config's test
-            pipeline. None takes the first of the validation data, or if
-            there are none the first of the training data, as augmented.
-        num_images: How many to take of the data, if `images` is None.
+        images: Image files, which go through the config's test pipeline. None
+            uses the first images of the validation data or, without
+            validation, of the training data with its augmentation.
+        num_images: Number of images from the data, if `images` is None.
         group: The group of heads to draw; None for all.
-        received: Whether circles are sized by the attention they receive,
-            which costs about as much as the backbone's forward pass.
+        received: Whether the area of a circle shows the attention that the
+            point receives. This costs about as much as the backbone's forward
+            pass.
     """
 
     priority = 'LOW'

@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Noting points and attention during one forward pass.
+"""Recording points and attention during a forward pass.
 
-Nothing of a model is changed: hooks of torch look on while
-:class:`DATRecorder` is active and are gone afterwards.
+The model is not changed: hooks of torch record while ``DATRecorder`` is
+active, and are removed afterwards.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -95,7 +95,7 @@ def _listed(blocks: Sequence[tuple[int, int]]) -> str:
 
 @dataclass
 class BlockRecord:
-    """What one block did with a batch of B pictures.
+    """Points and attention of one block for a batch of B pictures.
 
     Positions are float64 (x, y) in pixels of the original pictures, pixel
     centres at whole numbers. Heads of one group share their points and lie
@@ -109,13 +109,13 @@ class BlockRecord:
         frames: Where each input lies in its picture.
         input_size: (H, W) of the network's input, padding included.
         points_xy: Where the keys are read, (B, groups, Hk, Wk, 2).
-        reference_xy: Where they would be without offsets,
-            (B, Hk, Wk, 2).
-        inside: Which points lie on the picture, (B, groups, Hk, Wk).
-        clamped: Which points DAT++ held back at the edge of the map.
+        reference_xy: The reference points, where keys would be read without
+            offsets, (B, Hk, Wk, 2).
+        inside: Whether each point lies on the picture, (B, groups, Hk, Wk).
+        clamped: Whether DAT++ clamped each point to the edge of the map.
         received: Share of the attention of all queries on the picture that
-            each key gets, (B, heads, Hk, Wk), summing to 1 over the keys; None
-            if it was not asked for.
+            each key receives, (B, heads, Hk, Wk). It sums to 1 over the keys.
+            None if it was not recorded.
         queries_xy: Centres of the map pixels next to the chosen queries,
             (B, Q, 2).
         weights: Their attention, (B, heads, Q, Hk, Wk), summing to 1 over the
@@ -169,13 +169,14 @@ class DATRecorder:
     """Records chosen blocks during the forward passes in its context.
 
     Args:
-        model: A DAT or any model with one in it.
+        model: A DAT, or a model that contains one.
         blocks: (stage, block) of the blocks, both from 0; None for all with
             deformable attention.
-        queries_xy: Pixels (x, y) of the original pictures whose attention is
-            wanted; or such pixels by (stage, block).
-        frames: How the inputs were made from the pictures: one for each of
-            the batch, or one for all. None: the input itself is the picture.
+        queries_xy: Pixels (x, y) of the original pictures, as queries whose
+            attention to record; or such pixels by (stage, block).
+        frames: How the inputs were made from the pictures: one frame for each
+            picture of the batch, or one for all. None: the input is the
+            picture.
         received: Whether to compute how much attention each key receives,
             which costs about as much as the attention itself.
 
@@ -250,7 +251,7 @@ class DATRecorder:
         return self.records[key]
 
     def _on_input(self, _: nn.Module, args: tuple[Tensor]) -> None:
-        """Settles the frames of a batch, and looks for lost queries."""
+        """Sets the frames of a batch, and checks that queries are visible."""
         batch, _, height, width = args[0].shape
         frames = self._frames or Frame((height, width))
         frames = (frames,) * batch if isinstance(frames, Frame) else frames
@@ -274,7 +275,7 @@ class DATRecorder:
         args: tuple[Tensor],
         _: Tensor,
     ) -> None:
-        """Does once more, in the open, what a block has just done."""
+        """Computes the attention of a block again, with explicit weights."""
         map_size = tuple(args[0].shape[1:3])
         attention = AttentionWeights(module, args[0])
         points_yx = attention.points_yx.cpu()
@@ -331,7 +332,7 @@ def check_queries(
     frame: Frame,
     input_size: Sequence[int],
 ) -> None:
-    """Raises ValueError if the network does not see a query.
+    """Raises ValueError if a query is outside the network's input.
 
     Args:
         queries_xy: Pixels (x, y) of the picture.

@@ -272,7 +272,7 @@ def attention_groups(
     Args:
         kinds: Of ``'deformable'`` and ``'neighborhood'``.
         batch: Maps.
-        modes: Of :data:`MODES`.
+        modes: Of ``MODES``.
         backends: Backends of the op; deformable attention is also held
             against plain fused attention without bias.
     """

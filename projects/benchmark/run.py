@@ -166,8 +166,8 @@ def read_conditions(args: argparse.Namespace) -> cases.Conditions:
     device = args.device or ('cuda' if gpu else 'cpu')
     if device.startswith('cuda') and not torch.cuda.is_available():
         raise UserError(
-            f'PyTorch sees no CUDA device here and {device} is asked for; use '
-            f'--device cpu, or a machine with a GPU and PyTorch built for it.'
+            f'PyTorch sees no CUDA device here but {device} was requested; '
+            f'use --device cpu, or a machine with a GPU and PyTorch for it.'
         )
     amp = args.amp or ('bf16' if gpu else 'off')
     limit = worker.available_memory()

@@ -274,16 +274,16 @@ WRONG = {
     'no numbers': (lambda good: changed(good, value=torch.ones(0)), UNFIT),
     'array for a tensor': (
         lambda good: changed(good, value=np.ones((32, 8), 'f4')),
-        'no tensor that can be copied',
+        'not a tensor that can be copied',
     ),
     'word for a tensor': (
         lambda good: changed(good, value='0.5'),
-        'no tensor that can be copied',
+        'not a tensor that can be copied',
     ),
     'None for a tensor': (lambda good: changed(good, value=None), UNFIT),
     'sparse tensor': (
         lambda good: changed(good, value=torch.ones(64, 16).to_sparse()),
-        'no tensor that can be copied',
+        'not a tensor that can be copied',
     ),
     'empty table': (
         lambda good: changed(

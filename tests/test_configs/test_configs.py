@@ -132,7 +132,18 @@ def test_metafiles_agree_with_the_configs(entry):
         wanted['Iterations'] = cfg.train_cfg.max_iters
     else:
         wanted['Epochs'] = cfg.train_cfg.max_epochs
-    assert entry['Metadata'] == wanted
+    metadata = dict(entry['Metadata'])
+    # Compared with the page on complexity by the tests of pages.
+    assert metadata.pop('FLOPs') > 0
+    method, _, rest = name.partition('_dat_')
+    size = rest.removeprefix('pp_')[0].upper()
+    model = f'DAT-{size}' + '++' * rest.startswith('pp_')
+    names = metadata.pop('Architecture')
+    assert names[0] == model
+    assert [
+        n.lower().replace(' ', '_').replace('-', '') for n in names[1:]
+    ] == ([method] if method != 'classifier' else [])
+    assert metadata == wanted
 
 
 # Box and mask AP, single- and multi-scale mIoU, top-1 and top-5 accuracy.

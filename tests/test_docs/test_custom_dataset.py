@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The page on one's own data: its config trains and is evaluated."""
+"""The configs of the page on custom data build, read data and train."""
 
 import json
 import os
@@ -8,9 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmdat.datasets.digits import DigitsOptions, make_digits
+from mmdat.engine.configuration import load_config
 
 pytest.importorskip('mmdet')
 ROOT = Path(__file__).parents[2]
@@ -86,3 +91,58 @@ def test_the_page_works_as_written(tmp_path):
         'test_evaluator.classwise=True',
     )
     assert all(f'| {name} ' in test for name in CLASSES)
+
+
+def page_config(number, package, tmp_path):
+    """A config of the page, read beside ours."""
+    pytest.importorskip(package)
+    configs = tmp_path / 'configs'
+    configs.mkdir()
+    for path in (ROOT / 'configs').iterdir():
+        (configs / path.name).symlink_to(path)
+    snippets = re.findall(r'```python\n(.*?)```', PAGE, re.S)
+    (configs / 'mine.py').write_text(snippets[number])
+    return load_config(str(configs / 'mine.py'))
+
+
+def build_dataset(cfg, data_root):
+    """The train data, from another folder, and the model's head."""
+    init_default_scope(cfg.default_scope)
+    options = {**cfg.train_dataloader.dataset, 'data_root': str(data_root)}
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    return DATASETS.build(options), model
+
+
+def test_the_segmentation_config_reads_such_data(tmp_path):
+    cfg = page_config(1, 'mmseg', tmp_path)
+    for split in ('train', 'val'):
+        for kind, suffix in (('images', 'jpg'), ('labels', 'png')):
+            folder = tmp_path / 'mine' / kind / split
+            folder.mkdir(parents=True)
+            image = np.full((80, 90, 3), 2, np.uint8)
+            image[40:] = 0
+            if kind == 'labels':
+                image = image[..., 0]
+            cv2.imwrite(str(folder / f'a.{suffix}'), image)
+    dataset, model = build_dataset(cfg, tmp_path / 'mine')
+    labels = dataset[0]['data_samples'].gt_sem_seg.data
+    assert set(labels.unique().tolist()) <= {0, 2, 255}  # nothing subtracted
+    assert len(dataset) == 1 and 2 in labels
+    assert model.decode_head.num_classes == 3
+    assert len(dataset.metainfo['classes']) == 3
+
+
+def test_the_classification_config_reads_such_data(tmp_path):
+    cfg = page_config(2, 'mmpretrain', tmp_path)
+    for name in CLASSES:
+        folder = tmp_path / 'mine' / 'train' / name
+        folder.mkdir(parents=True)
+        cv2.imwrite(str(folder / 'a.jpg'), np.zeros((60, 70, 3), np.uint8))
+    dataset, model = build_dataset(cfg, tmp_path / 'mine')
+    assert len(dataset) == 3
+    sample = dataset[2]
+    label = sample['data_samples'].gt_label.item()
+    assert dataset.CLASSES[label] == 'washer'
+    assert sample['inputs'].shape == (3, 224, 224)
+    assert model.head.fc.out_features == 3

@@ -3,6 +3,7 @@
 
 import re
 import shlex
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import torch
 import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from test_model_zoo import letter_of
 
 import mmdat  # noqa: F401
 from mmdat.datasets.digits import DigitsOptions
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md']
-PAGES += sorted((ROOT / 'docs').glob('*.md'))
-PAGES += sorted((ROOT / 'projects').glob('*/README.md'))
+PAGES = sorted(ROOT.glob('*.md'))
+PAGES += sorted((ROOT / 'docs').rglob('*.md'))
+PAGES += [ROOT / 'configs/README.md', ROOT / 'demo/README.md']
+PAGES += sorted((ROOT / 'projects').rglob('README.md'))
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
 
 
@@ -103,34 +106,70 @@ def test_snippets_build(number, tmp_path):
     assert type(model.backbone).__name__ == 'DAT'
 
 
-def test_the_zoo_agrees_with_the_metafiles():
-    rows = re.findall(
-        r'^\| \[(\w+)\]\((\S+)\) \| (.+?) \| (\d+) \| ([\d.]+) \| (.+) \|$',
-        (ROOT / 'docs/model_zoo.md').read_text(),
-        re.M,
-    )
-    wanted = []
+def metafile_models():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     for path in index['Import']:
-        for m in yaml.safe_load((ROOT / path).read_text())['Models']:
-            data = m['Metadata']
-            unit = 'Epochs' if 'Epochs' in data else 'Iterations'
-            results = ', '.join(
-                f'{k} {v}'
-                for r in m.get('Results', [])
-                for k, v in r['Metrics'].items()
-            )
-            wanted.append(
-                (
-                    m['Name'],
-                    f'../{m["Config"]}',
-                    f'{data[unit]} {unit.lower()}',
-                    str(data['Batch Size']),
-                    f'{data["Parameters"] / 1e6:.1f}',
-                    results or '-',
-                )
-            )
-    assert rows == wanted
+        yield from yaml.safe_load((ROOT / path).read_text())['Models']
+
+
+def test_the_zoo_agrees_with_the_metafiles():
+    text = (ROOT / 'docs/model_zoo.md').read_text()
+    rows = re.findall(r'^\| \[(\w+)\]\((\S+)\) \| (.+) \|$', text, re.M)
+    found = {name: [path, *cells.split(' | ')] for name, path, cells in rows}
+    released = dict(
+        reversed(row)
+        for row in re.findall(
+            r'^\| (`\w+\.pth`) \| `(\w+)\.py` \|',
+            (ROOT / 'docs/evaluate_released.md').read_text(),
+            re.M,
+        )
+    )
+    models = list(metafile_models())
+    assert len(rows) == len(models) == len(found)
+    for m in models:
+        data = m['Metadata']
+        (path, model, length, batch, parameters, flops) = found[m['Name']][:6]
+        *metrics, recipe, file = found[m['Name']][6:]
+        assert path == f'../{m["Config"]}'
+        assert model == ', '.join(data['Architecture'])
+        assert int(length) == data.get('Epochs', data.get('Iterations'))
+        assert int(batch) == data['Batch Size']
+        assert parameters == f'{data["Parameters"] / 1e6:.1f}'
+        assert float(flops) == data['FLOPs'] / 1e9
+        reported = [
+            str(value)
+            for result in m.get('Results', [])
+            for value in result['Metrics'].values()
+        ]
+        assert [cell for cell in metrics if cell != '-'] == reported
+        assert (recipe == '-') == (not reported)
+        assert file == released.get(m['Name'], '-')
+
+
+def test_recipes_of_the_zoo_are_those_of_its_commands():
+    text = (ROOT / 'docs/model_zoo.md').read_text()
+    for name, cells in re.findall(
+        r'^\| \[(\w+)\]\(\S+\) \| (.+) \|$', text, re.M
+    ):
+        *_, recipe, file = cells.split(' | ')
+        if '_pp_' in name and not name.startswith('classifier'):
+            assert recipe == letter_of(name) and file != '-'
+        elif recipe != '-':
+            kind = name.startswith('classifier')
+            assert recipe == ('config' if kind else 'unknown')
+
+
+def test_flops_of_the_metafiles_are_those_of_the_complexity_page():
+    page = (ROOT / 'docs/complexity.md').read_text()
+    counted = {
+        name.replace('_3x', ''): flops
+        for name, flops in re.findall(
+            r'/configs/(\w+)\.py\) \| [\d.]+ \| [^|]*\| ([\d.]+) \|', page
+        )
+    }
+    for m in metafile_models():
+        name = m['Name'].replace('_3x', '')
+        assert m['Metadata']['FLOPs'] == round(float(counted[name]) * 1e9)
 
 
 def test_fine_tuning_snippets_build():
@@ -162,3 +201,34 @@ def test_the_walk_names_each_file_once():
     assert sorted(named) == sorted(
         f.relative_to(package).as_posix() for f in wanted
     )
+
+
+def launched():
+    """The first two launches of README, each in one process."""
+    text = '\n'.join(blocks(ROOT / 'README.md', ('bash',)))
+    lines = text.replace('\\\n', ' ').splitlines()
+    lines = [line for line in lines if line.startswith('tools/dist_')]
+    return [re.sub(r' 8( |$)', ' 1 ', line, count=1) for line in lines[:2]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (ROOT / '.venv/bin/python').exists(), reason='set up another way'
+)
+def test_launches_from_a_plain_shell_end_with_a_sentence(tmp_path):
+    """Nobody activated .venv, and there is neither COCO nor a weight file."""
+    commands = launched()
+    assert len(commands) == 2
+    for command in commands:
+        done = subprocess.run(
+            ['bash', '-c', command],
+            cwd=ROOT,
+            env=dict(HOME=str(tmp_path), PATH='/usr/bin:/bin'),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr
+        first, *_, last = done.stderr.strip().splitlines()
+        assert 'source' in first and '.venv/bin/activate' in first
+        assert re.search(r'There is no checkpoint .+; check', last), last
+        assert 'Traceback' not in done.stderr + done.stdout

@@ -58,6 +58,8 @@ def test_names_that_are_near():
     assert mmdat.config_path('mask_rcnn_dat_t_coco.py').endswith('coco.py')
     with pytest.raises(UserError, match='it has mask_rcnn_dat_t_coco'):
         mmdat.config_path('mask_rcnn_dat_t_coc')
+    with pytest.raises(UserError, match='it has mask_rcnn_dat_t_coco,'):
+        mmdat.config_path('mask-rcnn_dat-t_fpn_1x_coco')
     with pytest.raises(FileNotFoundError):
         mmdat.config_path('nothing_like_it')
 

@@ -154,7 +154,8 @@ def test_an_interruption_has_no_traceback():
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.strip() == (
-        'train: interrupted; add --resume to go on from the last checkpoint.'
+        'train: interrupted; add --resume to continue from the last '
+        'checkpoint.'
     )
 
 

@@ -102,7 +102,7 @@ def test_random_weights_are_spoken_of(settings, pretrained, warned, capsys):
     warn_of_random_start(config(**settings), pretrained)
     said = capsys.readouterr().err
     assert said.count('warning: model.backbone starts from random') == warned
-    assert ('--pretrained none if it is meant.' in said) == warned
+    assert ('--pretrained none if you mean it.' in said) == warned
 
 
 def test_one_process_speaks(capsys, monkeypatch):

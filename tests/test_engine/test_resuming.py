@@ -86,7 +86,7 @@ def test_a_damaged_one_is_passed_over(kind, work, capsys):
     said = capsys.readouterr().err
     assert said.startswith('warning: ') and said.count('\n') == 1
     assert f'{work}/epoch_3.pth' in said
-    assert f'Going on from {work}/epoch_2.pth instead.' in said
+    assert f'Continuing from {work}/epoch_2.pth instead.' in said
     truncate(work / 'epoch_2.pth')
     assert resumed(work).load_from == f'{work}/epoch_1.pth'
     assert capsys.readouterr().err.count('warning: ') == 2
@@ -203,7 +203,7 @@ def test_another_optimiser(tmp_path, capsys):
     resumable({**WHOLE, 'optimizer': whole}, tmp_path)
     assert capsys.readouterr().err == ''
     resumable({**WHOLE, 'optimizer': None}, tmp_path)
-    assert 'starts afresh' in capsys.readouterr().err
+    assert 'starts with a new one' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

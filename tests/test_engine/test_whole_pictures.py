@@ -23,7 +23,7 @@ def test_what_breaks_off_is_noticed(kind, tmp_path):
     content, path = encoded(kind), tmp_path / 'picture'
     for cut in np.linspace(10, len(content) - 9, 20).astype(int):
         path.write_bytes(content[:cut])
-        with pytest.raises(ValueError, match='breaks off'):
+        with pytest.raises(ValueError, match='is truncated'):
             check_whole(str(path))
 
 
@@ -58,5 +58,5 @@ def test_a_training_names_it_whatever_opencv_does(monkeypatch, tmp_path):
         SimpleNamespace(_train_loop=loop, _val_loop=None, _test_loop=None)
     )
     monkeypatch.setattr(name_data, 'is_needed', lambda: True)
-    with pytest.raises(RuntimeError, match=f'{path} cannot .* breaks off'):
+    with pytest.raises(RuntimeError, match=f'{path} cannot .* is truncated'):
         dataset.pipeline(dict(img_path=str(path)))

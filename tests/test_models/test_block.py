@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdat.models.arch import resolve_arch
-from mmdat.models.block import Block
+from mmdat.models.block import Block, ConvBlock
 from mmdat.models.mlp import MLP
 
 KINDS = {'L': 'dat_t', 'S': 'dat_t', 'D': 'dat_t', 'N': 'dat_pp_t'}
@@ -69,6 +69,28 @@ def test_sums_and_norms(kind, settings):
         torch.testing.assert_close(
             block(x), by_hand(block, x), atol=1e-10, rtol=1e-10
         )
+
+
+@pytest.mark.parametrize('rate', [0.0, 0.5])
+@pytest.mark.parametrize('layer_scale', [0.0, 0.3])
+def test_a_convolution_has_one_branch(layer_scale, rate):
+    def by_hand(block, x):
+        x = x + block.local_perception(x)
+        out = block.mlp(block.norm(block.conv(x)))
+        return x + block.drop_path(block.layer_scale(out))
+
+    torch.manual_seed(0)
+    arch = resolve_arch('dat_pp_t', {})
+    stage = replace(arch.stages[2], layer_scale_init_value=layer_scale)
+    block = ConvBlock(arch, stage, 'X', 0.0, 0.0, rate, None).double()
+    x = torch.randn(3, 6, 9, stage.dim, dtype=torch.float64)
+    for a, b in zip(
+        with_gradients(ConvBlock.__call__, block, x),
+        with_gradients(by_hand, block, x),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+    assert isinstance(block.layer_scale, nn.Identity) == (layer_scale == 0)
 
 
 def test_hooks_of_a_branch_see_its_own_input_and_output():

@@ -50,7 +50,7 @@ WRONG = {
 PER_STAGE = {
     *('window_size', 'neighborhood_size', 'sr_ratio', 'offset_groups'),
     *('offset_kernel', 'offset_stride', 'offset_range', 'use_offsets'),
-    *('position_bias', 'layer_scale_init_value'),
+    *('position_bias', 'layer_scale_init_value', 'with_cp'),
 }
 # Each kind of attention is in use in one of the two.
 LAYOUTS = [['NLSD'] * 4, ['PXEQ'] * 4]
@@ -61,7 +61,7 @@ def wrong_settings(name):
         yield value
         if name in PER_STAGE:
             good = 'table' if name == 'position_bias' else True
-            if name not in ('position_bias', 'use_offsets'):
+            if name not in ('position_bias', 'use_offsets', 'with_cp'):
                 good = 1
             yield [good, good, good, value]
     if name in PER_STAGE:
@@ -88,7 +88,7 @@ def test_wrong_arguments_are_refused(name):
 
 
 @pytest.mark.parametrize(
-    'name', [name for name in WRONG if name in (*PER_STAGE, 'img_size')]
+    'name', [n for n in WRONG if n in {*PER_STAGE, 'img_size'} - {'with_cp'}]
 )
 def test_wrong_values_in_an_arch_dict_are_refused_alike(name):
     for value in wrong_settings(name):

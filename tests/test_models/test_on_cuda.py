@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What models do on a GPU, without one: see tests/fake_cuda.py."""
+"""What models do on a GPU, without one: see tests/helpers/fake_cuda.py."""
 
 import inspect
 from contextlib import suppress
@@ -24,6 +24,7 @@ def backend(request, monkeypatch):
     monkeypatch.setattr(
         common, 'declines', lambda x: None if works else 'not here.'
     )
+    monkeypatch.setattr(common, 'declines_type', lambda x, dtype: None)
     monkeypatch.setattr(probe, 'failure', lambda *_: None)
 
 
@@ -97,8 +98,7 @@ def test_the_recorder_sees_who_waits():
         assert len(seen.waits) == before
 
 
-# Operations without casts of weights, and all.
-LIMITS = {'dat_t': (400, 400), 'dat_pp_t': (615, 1000)}
+LIMITS = {'dat_t': 400, 'dat_pp_t': 600}
 
 
 @pytest.mark.parametrize('arch', list(LIMITS))
@@ -108,8 +108,7 @@ def test_a_pass_is_few_operations(arch, backend):
 
     All operations that compute or copy count, casts of activations too.
     Views do not; an attention counts once, fused by PyTorch or by Triton.
-    Autocast casts each float32 weight once a pass, so those are counted
-    apart. What depends on sizes alone was made by the pass before.
+    What depends on sizes alone was made by the pass before.
     """
     with fake_cuda():
         images = torch.empty(2, 3, 800, 1344, device='cuda')
@@ -121,8 +120,8 @@ def test_a_pass_is_few_operations(arch, backend):
             model(images)
     everything = sum(seen.counts.values())
     assert seen.counts['addmm'] > 50 > seen.counts['table_attention'] > 3
-    assert everything - seen.weight_casts < LIMITS[arch][0]
-    assert everything < LIMITS[arch][1]
+    assert everything < LIMITS[arch]
+    assert seen.weight_casts < 10  # those of the blocks are cast together
 
 
 @pytest.mark.parametrize('training', [False, True])

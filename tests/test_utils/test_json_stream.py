@@ -93,7 +93,7 @@ def test_whatever_breaks_off_is_noticed(tmp_path):
         (('12345678}', '12345678} x'), 'goes on after its end'),
         (('{"info"', '["info"'), 'holds a list'),
         (('{"info"', '<html>'), "starts with '<'"),
-        (('12345678}', '12345678'), 'breaks off'),
+        (('12345678}', '12345678'), 'is truncated'),
     ],
     ids=lambda value: str(value[-1]),
 )

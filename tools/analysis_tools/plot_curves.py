@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         '--keys',
         nargs='+',
         help='scalars to draw, or beginnings of their names; by default the '
-        'loss and what validations say',
+        'loss and the validation metrics',
     )
     parser.add_argument(
         '--smooth',

@@ -22,8 +22,8 @@ def run(*command: object, **kwargs: object) -> None:
     except subprocess.CalledProcessError as error:
         stop(
             f'"{" ".join(map(str, command))}" ended with status '
-            f'{error.returncode}; its output above says why. Mend that and '
-            f'run the same command again: what is done is kept.'
+            f'{error.returncode}; its output above says why. Fix that and '
+            f'run the same command again; finished steps are kept.'
         )
 
 

@@ -25,7 +25,12 @@ from unittest import mock
 import torch
 
 from mmdat.ops.position_bias import TableBias
-from mmdat.ops.triton import deformable, neighborhood, sampling
+from mmdat.ops.triton import (
+    deformable,
+    layer_norm,
+    neighborhood,
+    sampling,
+)
 
 CAPABILITIES = (75, 80, 86, 89, 90)
 DTYPES = ('bfloat16', 'float16', 'float32')
@@ -146,7 +151,7 @@ def loops(code: list[str], outermost: bool = False) -> list[list[str]]:
     """The instructions of every loop that holds no other loop.
 
     Args:
-        code: See :func:`machine_code`.
+        code: See ``machine_code``.
         outermost: Of every loop that is in no other loop instead.
     """
     labels = {x[:-1]: i for i, x in enumerate(code) if x.endswith(':')}
@@ -243,10 +248,18 @@ def call_sampling(dtype: torch.dtype, dim: int = 32) -> None:
     torch.autograd.grad(out.sum(), (x, points_yx))
 
 
+def call_layer_norm(dtype: torch.dtype, dim: int = 32) -> None:
+    """LayerNorm of float32, written in `dtype`."""
+    weight, bias = torch.ones(2, 3 * dim)
+    x = torch.ones(64, 3 * dim)
+    layer_norm.layer_norm(x, weight, bias, 1e-5, dtype)
+
+
 CALLS = {
     'deformable': call_deformable,
     'neighborhood': call_neighborhood,
     'sampling': call_sampling,
+    'layer_norm': call_layer_norm,
 }
 
 

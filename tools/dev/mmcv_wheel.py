@@ -108,7 +108,7 @@ def build(folder: Path, python: Path, requirement: str) -> None:
     log = folder / 'build.log'
     print(
         f'    compiling it, 5 to 20 minutes on 2 cores; kept in {folder}\n'
-        f'    the compiler speaks to {log}',
+        f'    output of the compiler: {log}',
         flush=True,
     )
     environment = {
@@ -137,8 +137,8 @@ def build(folder: Path, python: Path, requirement: str) -> None:
         tail = log.read_text().splitlines()[-15:]
         print('\n'.join(tail), file=sys.stderr)
         stop(
-            f'compiling mmcv failed; {log} says why. Mend that and run the '
-            f'same command again: what is compiled is kept.'
+            f'compiling mmcv failed; {log} says why. Fix that and run the '
+            f'same command again; compiled files are kept.'
         )
     # A wheel is in `out` whole or not at all.
     (folder / 'out').mkdir(exist_ok=True)

@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         'config',
         nargs='?',
         help='detection, segmentation or classification config; without one '
-        'the model that comes along in demo/',
+        'the model in demo/',
     )
     parser.add_argument(
         'checkpoints',

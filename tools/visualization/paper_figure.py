@@ -2,7 +2,7 @@
 """Draws the figure of the DAT papers: a query's keys, by picture and stage.
 
 Without a query the middle of the object that a detector is most certain of is
-asked about. Without arguments it takes what comes along in demo/.
+asked about. Without arguments it uses the files in demo/.
 """
 
 import argparse
@@ -42,13 +42,13 @@ def parse_args() -> argparse.Namespace:
         action='append',
         default=[],
         metavar=('X', 'Y'),
-        help='pixel to ask about, one for all pictures or one for each',
+        help='query pixel, one for all pictures or one for each',
     )
     parser.add_argument(
         '--stage',
         type=int,
         nargs='+',
-        help='stages, a column each; by default all that can',
+        help='stages, a column each; default: all with deformable attention',
     )
     parser.add_argument(
         '--out',

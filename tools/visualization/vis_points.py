@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         'config',
         nargs='?',
         help='detection, segmentation or classification config; without one '
-        'the model that comes along in demo/',
+        'the model in demo/',
     )
     parser.add_argument(
         'checkpoint',
@@ -52,10 +52,14 @@ def parse_args() -> argparse.Namespace:
         'weights are those of init_cfg, or random',
     )
     parser.add_argument(
-        '--stage', type=int, help='stage; by default the last that can'
+        '--stage',
+        type=int,
+        help='stage; default: the last with deformable attention',
     )
     parser.add_argument(
-        '--block', type=int, help='block in it; by default the last that can'
+        '--block',
+        type=int,
+        help='block in it; default: the last deformable one',
     )
     parser.add_argument(
         '--group',

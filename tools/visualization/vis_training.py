@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--stage',
         type=int,
-        help='stage; by default the last block of each stage that can',
+        help='stage; default: the last deformable block of every stage',
     )
     parser.add_argument('--block', type=int, help='block in the stage')
     parser.add_argument('--group', type=int, help='group; by default all')

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Making the whole data set, reproducibly and all or nothing."""
+"""Making the whole data set, reproducibly and atomically."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ class DigitsOptions:
             `crop_size`.
         crop_brightness: Of the photograph behind their digit, 1 as it is, 0
             black.
-        seed: Source of all chance.
+        seed: Random seed.
     """
 
     train: int = 2000
@@ -83,8 +83,8 @@ def make_digits(root: str | Path, options: DigitsOptions) -> Path:
 
     The folder gets ``coco/`` (pictures, boxes, masks), ``ade/`` (the same
     pictures with label PNGs), ``imagenet/`` (folders of single digits) and
-    ``manifest.json``. It is built beside its final place and renamed last, so
-    that there is never half a data set.
+    ``manifest.json``. It is built under a temporary name and renamed at the
+    end, so an incomplete data set never has the final name.
 
     Args:
         root: Folder to make.
@@ -94,7 +94,7 @@ def make_digits(root: str | Path, options: DigitsOptions) -> Path:
         The folder.
 
     Raises:
-        FileExistsError: `root` holds something else than this data set.
+        FileExistsError: `root` exists and is not this data set.
     """
     root = Path(root)
     wanted = _plain(options)
@@ -102,7 +102,7 @@ def make_digits(root: str | Path, options: DigitsOptions) -> Path:
         manifest = root / MANIFEST
         if manifest.is_file():
             found = json.loads(manifest.read_text()).get('options')
-            # Sets made before an option was there are of its default.
+            # A data set made before an option existed has its default.
             if isinstance(found, dict):
                 found = {**_plain(DigitsOptions()), **found}
             if found == wanted:
@@ -113,7 +113,7 @@ def make_digits(root: str | Path, options: DigitsOptions) -> Path:
             )
         if not root.is_dir() or any(root.iterdir()):
             raise FileExistsError(
-                f'{root} exists and is no digits data set; choose another '
+                f'{root} exists and is not a digits data set; choose another '
                 f'folder.'
             )
         root.rmdir()

@@ -1,11 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The data of a config against its model, before the first iteration.
 
-Whatever ends a training after an hour, or lets it learn something else than
-is meant, is said in a sentence here. Files of the layouts that MMDetection's
-``CocoDataset``, MMSegmentation's ``BaseSegDataset`` and MMPretrain's
-``CustomDataset`` read are looked into; what is laid out otherwise is left to
-its data set.
+Problems that would end a training later, or train something other than
+intended, are reported here in one sentence each. The checks read files in the
+layouts of MMDetection's ``CocoDataset``, MMSegmentation's ``BaseSegDataset``
+and MMPretrain's ``CustomDataset``. Other layouts are not checked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,15 +35,14 @@ def check_data_and_model(
         cfg: The config.
         splits: Which data is needed, out of ``'train'``, ``'val'``,
             ``'test'``.
-        channels: Of the maps that the backbone puts out, if known.
+        channels: Of the maps that the backbone outputs, if known.
         processes: Of the run.
 
     Returns:
-        Warnings, for what a run can do with.
+        Warnings, for problems that do not prevent the run.
 
     Raises:
-        UserError: With one sentence for each thing that a run must not start
-            with.
+        UserError: With one sentence for each problem that prevents the run.
     """
     report = Report()
     if channels is not None:
@@ -81,13 +79,13 @@ def check_data_and_model(
 
 @contextmanager
 def _leaving_alone(what: str, report: Report) -> Iterator[None]:
-    """Leaves to the packages what is given in an unknown form."""
+    """Turns an unexpected error of a check into a warning."""
     try:
         yield
     except Exception as error:
         report.warn(
-            f'{what} has a form that is not known to the check of data and '
-            f'model, so that left it out ({type(error).__name__}: {error}).'
+            f'{what} could not be compared with the model, so this check was '
+            f'skipped ({type(error).__name__}: {error}).'
         )
 
 
@@ -112,7 +110,8 @@ def _classes(part: Part) -> int | None:
 def _plain(part: Part) -> bool:
     """Whether its classes are those that heads count."""
     metainfo = getattr(part.type, 'METAINFO', {})
-    # Panoptic data sets have two kinds, and what reads texts has any.
+    # Panoptic data sets have two kinds of classes, and data sets with texts
+    # have open ones.
     return not (
         part.classes is None
         or 'thing_classes' in metainfo

@@ -20,7 +20,7 @@ def check_channels(
 
     Args:
         cfg: The config, whose ``model`` has the backbone.
-        channels: Channels of the maps that it puts out, finest first.
+        channels: Channels of the maps that it outputs, finest first.
         report: Takes what is found.
     """
     model = cfg.get('model') or {}
@@ -65,8 +65,8 @@ def _check_head(
     beyond = [i for i in indices if not -len(maps) <= i < len(maps)]
     if beyond:
         report.error(
-            f'A head must ask for maps that there are; {place}.in_index asks '
-            f'for number {beyond[0]}, and the backbone puts out {len(maps)}, '
+            f'in_index must name maps of the backbone; {place}.in_index names '
+            f'number {beyond[0]}, and the backbone outputs {len(maps)} maps, '
             f'with {maps} channels; see out_indices.'
         )
         return

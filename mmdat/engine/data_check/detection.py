@@ -15,24 +15,24 @@ from .report import Report, counted, listed
 
 # Rule: what is wrong with an annotation, and what to do.
 _ALWAYS = {
-    'bbox': ('no bbox', 'mmdet reads one of every object'),
+    'bbox': ('no bbox', 'mmdet needs one for every object'),
     'bbox length': (
         'a bbox that is not four numbers',
         'it must be [x, y, width, height]',
     ),
-    'area': ('no area', 'mmdet reads it of every object'),
+    'area': ('no area', 'mmdet needs it for every object'),
 }
 _MASKS = {
     'segmentation': (
         'no segmentation, or an empty one',
-        'masks are asked for, so outline it, or leave the object out',
+        'the model needs masks, so add a polygon or remove the object',
     ),
     'flat': (
-        'a segmentation that is no list of polygons',
+        'a segmentation that is not a list of polygons',
         'each must be a flat list of numbers in a list, [[x, y, x, y, ...]]',
     ),
     'runs': (
-        'a segmentation whose runs are broken',
+        'a segmentation with damaged RLE runs',
         'the runs of a mask must add up to height x width of its size',
     ),
     'runs size': (
@@ -43,38 +43,38 @@ _MASKS = {
 _POLYGONS = {
     'polygon': (
         'a polygon of fewer than 6 numbers or an odd number of them',
-        'three points are the least',
+        'a polygon needs at least three points',
     ),
 }
 _PART = {
     'part of polygon': (
         'among others a polygon of fewer than 6 numbers or an odd number',
-        'three points are the least',
+        'a polygon needs at least three points',
     ),
 }
 _FIRST = {
     'first polygon': (
         'a first polygon of four numbers before longer ones',
-        'three points are the least, and pycocotools takes it for a box',
+        'it needs three points, and pycocotools would read it as a box',
     ),
 }
-_CROWD = {'iscrowd': ('no iscrowd', 'pycocotools reads it of every object')}
+_CROWD = {'iscrowd': ('no iscrowd', 'pycocotools needs it for every object')}
 # What is wrong with a whole file.
 _FILE = {
-    'image': ('an image that is no object', ''),
+    'image': ('an image that is not a JSON object', ''),
     'image id': ('an image without an id', ''),
     'file_name': ('an image without a file_name, that of id', ''),
     'width': ('an image without a width, that of id', ''),
     'height': ('an image without a height, that of id', ''),
     'category': ('a category without id or name', ''),
-    'annotation': ('an annotation that is no object', ''),
+    'annotation': ('an annotation that is not a JSON object', ''),
     'annotation id': ('an annotation without an id, entry', ''),
     'image_id': ('an annotation without an image_id, that of id', ''),
     'category_id': ('an annotation without a category_id, that of id', ''),
-    'twice: image': ('an id of two images', ''),
-    'twice: annotation': ('an id of two annotations', ''),
-    'twice: category': ('an id of two categories', ''),
-    'twice: category name': ('a name of two categories', ''),
+    'twice: image': ('one id for two images', ''),
+    'twice: annotation': ('one id for two annotations', ''),
+    'twice: category': ('one id for two categories', ''),
+    'twice: category name': ('one name for two categories', ''),
 }
 
 
@@ -90,7 +90,7 @@ def _readable(path: Path, place: str, report: Report) -> CocoFile | None:
     file = read_coco(path)
     if file.problem is None:
         return file
-    advice = 'copy or download it again, or write it anew'
+    advice = 'copy, download or write it again'
     if 'byte-order' in file.problem or 'UTF' in file.problem:
         advice = 'save it as UTF-8 without a byte-order mark'
     report.error(
@@ -101,14 +101,14 @@ def _readable(path: Path, place: str, report: Report) -> CocoFile | None:
 
 
 def check_file(file: CocoFile, report: Report) -> None:
-    """Adds what is wrong with a file for whoever reads it."""
+    """Reports problems of a file that concern every reader of it."""
     for rule, (what, _) in _FILE.items():
         number, first = file.flaws.of(rule)
         if number:
             more = f' ({number} of this kind)' if number > 1 else ''
             report.error(
                 f'Images, annotations and categories of a COCO file need '
-                f'ids of their own and all their keys; {file.path} has '
+                f'unique ids and all required keys; {file.path} has '
                 f'{what}: {first}{more}.'
             )
 
@@ -179,7 +179,7 @@ def _unknown_sentence(
             f'(...)), also for the other splits.'
         )
     if close:
-        return f'{sentence}{close[0]!r} is meant, perhaps; {has}.'
+        return f'{sentence}a similar name is {close[0]!r}; {has}.'
     return f'{sentence}{has}.'
 
 

@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS, Registry
 
 from ..data_files import datasets_of, evaluators_of
 
-# Where the method that reads a data set is defined, for those whose rules
-# are known. What a class of one's own reads otherwise is left to it.
+# Modules that define the reading method of a data set, for data sets with
+# known rules. A user's class with a reading method of its own is not checked.
 _READERS = {
     'mmdet.datasets.coco': 'coco',
     'mmseg.datasets.basesegdataset': 'maps',

@@ -17,12 +17,12 @@ class Report:
         self.warnings: list[str] = []
 
     def error(self, sentence: str) -> None:
-        """Adds what a run must not start with."""
+        """Adds a problem that prevents the run."""
         if sentence not in self.errors:
             self.errors.append(sentence)
 
     def warn(self, sentence: str) -> None:
-        """Adds what a run can do with."""
+        """Adds a problem that does not prevent the run."""
         if sentence not in self.warnings:
             self.warnings.append(sentence)
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Checkpoints that are whole or not there, whenever a training dies."""
+"""Checkpoints that are complete or absent, whenever a training dies."""
 
 import fcntl
 import os
@@ -25,12 +25,12 @@ _PART = '.part'
 
 
 class WholeFilesBackend(LocalBackend):
-    """Local files that get their name when all of them is on the disk.
+    """Local files that get their final name when they are on the disk.
 
-    Until then a file is called ``<name>.part``, or, where another process is
-    writing that, ``<name>.<machine>.<process>.part``. It is removed if it
-    cannot be finished; one that a killed process left is overwritten by the
-    next attempt, or removed by the next training.
+    Until then a file is called ``<name>.part``. If another process is writing
+    that one, it is called ``<name>.<machine>.<process>.part``. It is removed
+    if it cannot be finished. The next attempt overwrites a file that a killed
+    process left, or the next training removes it.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class WholeFilesBackend(LocalBackend):
 
         Raises:
             UserError: The disk is full, or cannot be written for another
-                reason. A file that had the name before is as it was.
+                reason. An existing file of that name is unchanged.
         """
         path = Path(filepath)
         part = None
@@ -66,7 +66,7 @@ class WholeFilesBackend(LocalBackend):
             raise
 
     def remove(self, filepath: str | Path) -> None:
-        """Removes a file, now or as :meth:`removing_last` says."""
+        """Removes a file, now or as ``removing_last`` says."""
         if self._postponed is None:
             super().remove(filepath)
         else:
@@ -100,7 +100,7 @@ def _open_part(path: Path) -> tuple[Path, BinaryIO]:
     file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, 0o666), 'wb')
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Its owner may have given it its name before it let go of it.
+        # Its owner may have renamed it before it released the lock.
         if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
             with suppress(OSError):  # of something that has no length
                 file.truncate(0)
@@ -125,8 +125,8 @@ def _not_written(path: Path, error: OSError) -> UserFileError:
     reason = error.strerror or type(error).__name__
     return UserFileError(
         f'{path} could not be written ({reason}) and training ended; earlier '
-        f'checkpoints are as they were, so make room or set another '
-        f'--work-dir, and go on with --resume.'
+        f'checkpoints are unchanged, so free disk space or set another '
+        f'--work-dir, and continue with --resume.'
     )
 
 
@@ -135,25 +135,24 @@ register_backend(_BACKEND, WholeFilesBackend)
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """Saves checkpoints so that there is a whole one at any moment.
+    """Saves checkpoints so that a complete one exists at any moment.
 
-    mmengine's own hook writes to the final name and removes the outdated
-    checkpoint before that. A process killed meanwhile leaves half a file, and
-    with ``max_keep_ckpts=1`` nothing else. Here files are whole or not there,
-    and what is outdated goes when its successor is on the disk, for which
-    there must be room for one checkpoint more.
+    mmengine's hook removes the outdated checkpoint and then writes to the
+    final name. A process killed meanwhile leaves an incomplete file, and with
+    ``max_keep_ckpts=1`` no other. This hook writes complete files only, and
+    removes an outdated checkpoint when its successor is on the disk. So the
+    disk needs room for one more checkpoint.
 
-    A training that was resumed from the work dir of another leaves the best
-    checkpoint of that one alone, which mmengine's hook would remove.
+    A training resumed from another work dir keeps the best checkpoint of that
+    one, which mmengine's hook would remove.
 
-    A metric that ``save_best`` names and that an evaluation does not give is
-    passed over with a warning, where mmengine's hook would end the training
-    after its first epoch.
+    If an evaluation does not compute a metric that ``save_best`` names, this
+    hook warns and continues; mmengine's hook would end the training after its
+    first epoch.
 
-    Folders that are not local are left to their own backend.
+    Remote folders use their own backend, as in mmengine.
 
-    Args:
-        **kwargs: As in :class:`mmengine.hooks.CheckpointHook`.
+    The arguments are those of ``mmengine.hooks.CheckpointHook``.
     """
 
     _told = False  # that a metric is missing
@@ -188,9 +187,9 @@ class AtomicCheckpointHook(CheckpointHook):
             if not self._told:
                 runner.logger.warning(
                     f'save_best names {", ".join(missing)}, which the '
-                    f'evaluation does not give (it gives '
-                    f'{", ".join(metrics)}), so no best checkpoint is kept by '
-                    f'it; set default_hooks.checkpoint.save_best.'
+                    f'evaluation does not compute (it computes '
+                    f'{", ".join(metrics)}), so no best checkpoint is kept '
+                    f'for it; set default_hooks.checkpoint.save_best.'
                 )
             self._told = True
             metrics = {**metrics, **dict.fromkeys(missing)}
@@ -198,7 +197,7 @@ class AtomicCheckpointHook(CheckpointHook):
             super().after_val_epoch(runner, metrics)
 
     def _missing(self, metrics: dict) -> list[str]:
-        """What `save_best` names and an evaluation does not give."""
+        """Metrics that `save_best` names and an evaluation lacks."""
         if not metrics or not self.save_best:
             return []
         return [
@@ -209,7 +208,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _keeping_the_last(self) -> Iterator[None]:
-        """Removes what is outdated after what takes its place is written."""
+        """Removes outdated files after their successors are written."""
         backend = getattr(self, 'file_backend', None)  # none without training
         if not isinstance(backend, WholeFilesBackend):
             yield

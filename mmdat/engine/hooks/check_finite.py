@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Ending a training whose numbers are no longer numbers."""
+"""Ending a training with NaN or infinite numbers."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -20,17 +20,17 @@ from ...utils.errors import UserError
 class CheckFiniteHook(Hook):
     """Ends a training when its loss or its weights become infinite or NaN.
 
-    The loss is looked at in every iteration (mmengine reads it in each one
-    anyway), what training changes whenever it is about to be saved: the
-    parameters that are trained, and buffers, which must not become NaN.
-    Infinity in a buffer may be meant, as in masks of attention and in
-    observers that were never fed. So a gradient that is NaN while the loss is
-    not is noticed one iteration later, and no checkpoint holds such weights.
+    The hook checks the loss in every iteration; mmengine reads it in each one
+    anyway. Before a checkpoint is saved it checks the trained parameters, and
+    buffers for NaN. Infinity in a buffer is allowed: attention masks and
+    unused observers contain it. So a NaN gradient under a finite loss is
+    noticed one iteration later, and no checkpoint contains such weights.
 
     Args:
-        patience: How many losses in a row may be bad under loss scaling,
-            which leaves out the update of such an iteration and halves the
-            scale. Without it the first one ends the training. Defaults to 20.
+        patience: With loss scaling, the number of consecutive losses that may
+            be NaN or infinite: loss scaling skips the update of such an
+            iteration and halves the scale. Without loss scaling the first such
+            loss ends the training. Defaults to 20.
     """
 
     priority = 'LOW'  # before anything is saved
@@ -74,8 +74,8 @@ class CheckFiniteHook(Hook):
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if scaler is not None and self._bad <= self.patience:
             runner.logger.warning(
-                f'{which} in iteration {runner.iter + 1}; its update is left '
-                f'out.'
+                f'{which} in iteration {runner.iter + 1}; its update is '
+                f'skipped.'
             )
             return
         self._stop(runner, f'{which} in iteration {runner.iter + 1}')
@@ -116,7 +116,7 @@ class CheckFiniteHook(Hook):
             f'Training diverged: {what}. Lower the learning rate, warm up for '
             f'longer, or add optim_wrapper.clip_grad=dict(max_norm=1); {last}.'
         )
-        if not is_main_process():  # which alone tells of the errors of all
+        if not is_main_process():  # only that one prints errors
             runner.logger.error(error)
         raise error
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Random numbers that depend on the iteration and not on what ran before."""
+"""Random numbers that depend only on seed, iteration and rank."""
 
 import random
 from functools import partial
@@ -17,21 +17,20 @@ from ..skipping import skip_trained
 
 @HOOKS.register_module()
 class IterSeedHook(Hook):
-    """Seeds every iteration anew, from the run's seed, its number and rank.
+    """Seeds every iteration from the run's seed, the iteration and the rank.
 
-    A checkpoint of mmengine holds no state of random number generators. With
-    this hook it needs none: a resumed training draws the numbers (stochastic
-    depth, sampled proposals, augmentation) that it would have drawn without
-    the interruption.
+    Checkpoints of mmengine contain no state of random number generators. With
+    this hook they need none: a resumed training draws the same numbers
+    (stochastic depth, sampled proposals, augmentation) as without the
+    interruption.
 
-    Each process of a training draws numbers of its own, whatever
-    ``randomness.diff_rank_seed`` says: mixup, cutmix and stochastic depth
-    would otherwise be the same in all of them, and pictures that are mixed or
-    blocks that are left out the same N times over.
+    Each process draws different numbers, whatever
+    ``randomness.diff_rank_seed`` says. Otherwise mixup, cutmix and stochastic
+    depth would be the same in all processes.
 
-    Worker processes of a data loader are out of reach. mmengine seeds them
-    when they start, so with ``persistent_workers`` their augmentations begin
-    from the start again in a resumed training; without it they are started in
+    The hook cannot reach worker processes of a data loader. mmengine seeds
+    them when they start. So with ``persistent_workers`` their augmentations
+    start from the beginning in a resumed training; without it they start in
     every epoch and repeat exactly.
     """
 
@@ -53,7 +52,7 @@ class IterSeedHook(Hook):
 
 
 def _seed(*numbers: int) -> None:
-    """Seeds all generators; near numbers give unrelated streams."""
+    """Seeds all generators; similar numbers give unrelated streams."""
     seeds = np.random.SeedSequence(numbers).generate_state(3)
     random.seed(int(seeds[0]))
     np.random.seed(seeds[1])

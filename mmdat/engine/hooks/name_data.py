@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Errors of a data pipeline that say which files they are about."""
+"""Errors of a data pipeline that name the files."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -65,7 +65,7 @@ class _NamingCompose(Compose):
         bad = [int(i) for i in flat if not 0 <= i < self.classes]
         if bad:
             raise ValueError(
-                f'its label {bad[0]} is none of 0 to {self.classes - 1}'
+                f'its label {bad[0]} is not in 0 to {self.classes - 1}'
             )
 
     def _check_map(self, data: dict) -> None:
@@ -92,7 +92,7 @@ class _NamingCompose(Compose):
             if len(bad):
                 raise ValueError(
                     f'its label map has the label {bad[0]}, as it is loaded, '
-                    f'which is none of 0 to {self.classes - 1} nor the '
+                    f'which is neither in 0 to {self.classes - 1} nor the '
                     f'ignored {self.ignored}'
                 )
 
@@ -101,11 +101,11 @@ class _NamingCompose(Compose):
 class NameDataHook(Hook):
     """Makes errors of data pipelines name the picture and its labels.
 
-    OpenCV and Pillow say that a file is damaged, and leave out which one. An
-    OpenCV before 4.11 fills up a picture that breaks off, in silence; here it
-    is an error with each.
-    Labels that are outside of the classes end a run in its loss, without a
-    name or, on a GPU, without a reason; here they are looked at when they are
+    OpenCV and Pillow do not name a damaged file. OpenCV before 4.11 silently
+    fills the missing part of a truncated picture; with this hook that is an
+    error for every version.
+    Labels outside the classes would end a run in its loss, without a file name
+    and, on a GPU, without a reason. This hook checks labels when they are
     loaded.
     """
 
@@ -125,8 +125,8 @@ class NameDataHook(Hook):
 def _classes(dataset: Any, model: Any) -> int | None:
     """Number of classes of the labels of a data set, None if unknown.
 
-    Of data sets for segmentation that is told by the names of the classes;
-    of those for classification by the head, as they may have no names.
+    For segmentation this is the number of class names; for classification it
+    is that of the head, because the data set may have no names.
     """
     model = model.module if is_model_wrapper(model) else model
     if hasattr(dataset, 'reduce_zero_label'):

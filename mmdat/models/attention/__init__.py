@@ -2,7 +2,7 @@
 """The kinds of attention a block may have, one file each.
 
 Each maps (B, H, W, C) to (B, H, W, C), projects its input, calls one function
-of :mod:`mmdat.ops` and projects back.
+of ``mmdat.ops`` and projects back.
 """
 
 from .deformable import DeformableAttention

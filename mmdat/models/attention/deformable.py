@@ -22,8 +22,10 @@ from ...ops.precision import at_least_float32, autocast_off, product_type
 from ...ops.sizes import ceil_div, is_known, merge, unflatten
 from ..fused import project
 from ..layers import as_parameters_of, depthwise, named, pad_to_multiple
+from ..stock import calls_by_the_seam
 
 
+@calls_by_the_seam('proj_q', 'proj_k', 'proj_v', 'proj_out')
 class DeformableAttention(nn.Module):
     """Multi-head attention on keys sampled at moved grid points.
 
@@ -38,7 +40,7 @@ class DeformableAttention(nn.Module):
         map_size: (H, W) of the map at the training resolution, which gives
             the position-bias table its size.
         convention: Coordinates of ``'dat'`` or ``'dat_pp'``, see
-            :mod:`mmdat.ops.coordinates`.
+            ``mmdat.ops.coordinates``.
         offset_kernel: Side of the convolution that predicts the offsets.
         stride: Queries per key along each axis.
         offset_range: Largest offset in cells of the key grid, -1 for none.
@@ -51,7 +53,7 @@ class DeformableAttention(nn.Module):
             displacement) and ``'none'``.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.deformable_attention`.
+        backend: See ``mmdat.ops.deformable_attention``.
     """
 
     def __init__(

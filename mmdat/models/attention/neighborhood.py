@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from ...ops import neighborhood_attention
 from ...ops.sizes import at_least, crop, pad, unflatten
 from ..fused import project
+from ..stock import calls_by_the_seam
 
 
+@calls_by_the_seam('qkv', 'proj')
 class NeighborhoodAttention(nn.Module):
     """Multi-head neighbourhood attention (Hassani et al., CVPR 2023).
 
@@ -21,7 +23,7 @@ class NeighborhoodAttention(nn.Module):
         kernel_size: Side of the neighbourhood, odd.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.neighborhood_attention`.
+        backend: See ``mmdat.ops.neighborhood_attention``.
     """
 
     def __init__(

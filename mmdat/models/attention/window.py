@@ -10,9 +10,11 @@ from ...ops.precision import product_type
 from ...ops.sizes import unflatten
 from ...ops.window_attention import chosen_by_name, window_bias
 from ...ops.windows import WindowLayout, join_windows, split_windows
-from ..fused import Piece, may_be_one_piece, project
+from ..fused import Piece, project
+from ..stock import calls_by_the_seam, may_be_one_piece
 
 
+@calls_by_the_seam('proj_qkv', 'proj_out')
 @may_be_one_piece(proj_qkv=nn.Linear, proj_out=nn.Linear, proj_drop=nn.Dropout)
 class WindowAttention(nn.Module):
     """Multi-head attention within the windows of a map.
@@ -28,7 +30,7 @@ class WindowAttention(nn.Module):
             ``ceil(window_size / 2)`` where Swin takes the floor.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
-        backend: See :func:`mmdat.ops.window_attention`.
+        backend: See ``mmdat.ops.window_attention``.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class Chunk(Protocol):
         ...
 
     def add_grad(self, x_grad: Tensor, grad: Tensor) -> None:
-        """Adds the gradient of what :meth:`read` returned."""
+        """Adds the gradient of what ``read`` returned."""
         ...
 
 

@@ -31,11 +31,11 @@ class Rows(NamedTuple):
     rows: slice
 
     def read(self, x: Tensor) -> Tensor:
-        """See :class:`Chunk`."""
+        """See ``Chunk``."""
         return x.view(-1, x.shape[-1])[self.rows]
 
     def write(self, out: Tensor, result: Tensor) -> None:
-        """See :class:`Chunk`."""
+        """See ``Chunk``."""
         self.read(out).copy_(result)
 
     read_grad = read
@@ -113,19 +113,19 @@ class Band(NamedTuple):
     inner: slice
 
     def read(self, x: Tensor) -> Tensor:
-        """See :class:`Chunk`."""
+        """See ``Chunk``."""
         return x[self.images, self.seen]
 
     def write(self, out: Tensor, result: Tensor) -> None:
-        """See :class:`Chunk`."""
+        """See ``Chunk``."""
         self.read_grad(out).copy_(result)
 
     def read_grad(self, grad: Tensor) -> Tensor:
-        """See :class:`Chunk`."""
+        """See ``Chunk``."""
         return grad[self.images, self.rows]
 
     def add_grad(self, x_grad: Tensor, grad: Tensor) -> None:
-        """See :class:`Chunk`; the edges belong to two bands."""
+        """See ``Chunk``; the edges belong to two bands."""
         self.read(x_grad).add_(grad)
 
 

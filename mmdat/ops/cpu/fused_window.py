@@ -41,18 +41,18 @@ class Windows(NamedTuple):
     part: WindowPart
 
     def read(self, x: Tensor) -> Tensor:
-        """See :class:`Chunk`; anything in the padding."""
+        """See ``Chunk``; anything in the padding."""
         return _rows(x).index_select(0, self.pixels)
 
     def write(self, out: Tensor, result: Tensor) -> None:
-        """See :class:`Chunk`."""
+        """See ``Chunk``."""
         pixels = self.pixels
         if self.inside is not None:
             pixels, result = pixels[self.inside], result[self.inside]
         _rows(out).index_copy_(0, pixels, result)
 
     def read_grad(self, grad: Tensor) -> Tensor:
-        """See :class:`Chunk`."""
+        """See ``Chunk``."""
         return self.pad(self.read(grad))
 
     add_grad = write

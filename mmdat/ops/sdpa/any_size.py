@@ -24,7 +24,7 @@ def window_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.window_attention`."""
+    """See ``mmdat.ops.window_attention``."""
     height, width, size, shift = layout
     if shift:
         cut = cut_windows(height, width, size, q.device)
@@ -93,7 +93,7 @@ def neighborhood_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.neighborhood_attention`, in tiles of K x K."""
+    """See ``mmdat.ops.neighborhood_attention``, in tiles of K x K."""
     height, width = q.shape[1:3]
     span = 2 * kernel_size - 1
     cut = cut_windows(height, width, kernel_size, q.device)

@@ -62,7 +62,7 @@ def deformable_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.deformable_attention`.
+    """See ``mmdat.ops.deformable_attention``.
 
     On a GPU what a chunk is made of is made again in the backward pass. On a
     CPU, where the separable backend trains on all but small maps, it is kept.

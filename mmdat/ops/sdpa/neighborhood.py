@@ -157,7 +157,7 @@ def _cut(
     rows: tuple[int, int, int, int],
     columns: tuple[int, int, int, int],
 ) -> Tensor:
-    """Copies of :func:`_windows`, (B ny nx, heads, sy sx, d)."""
+    """Copies of ``_windows``, (B ny nx, heads, sy sx, d)."""
     x = _windows(x, rows, columns).permute(0, 1, 2, 3, 5, 6, 4)
     return x.flatten(4, 5).flatten(0, 2)
 
@@ -300,7 +300,7 @@ def neighborhood_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.neighborhood_attention`."""
+    """See ``mmdat.ops.neighborhood_attention``."""
     table = bias_table.to(q.dtype)
     if is_exporting():  # a graph for all sizes knows no regions
         return any_size.neighborhood_attention(

@@ -57,7 +57,7 @@ def window_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.window_attention`."""
+    """See ``mmdat.ops.window_attention``."""
     if is_exporting():  # windows of a graph for all sizes are in no parts
         return any_size.window_attention(q, k, v, bias, layout, scale, dropout)
     bias = bias.to(q.dtype)

@@ -2,7 +2,7 @@
 """Deformable attention with a table bias, as matrix products in the cache.
 
 The queries are cut into tiles, the keys of a tile into blocks; scores exist
-for one block at a time, keys first, since that is how :mod:`.bias` makes
+for one block at a time, keys first, since that is how ``.bias`` makes
 their bias. Sums over the keys are carried on from block to block (Milakov and
 Gimelshein, 2018). The backward pass computes the weights of a block again
 from the row max and the row sum of each query, as flash attention does, so
@@ -283,9 +283,9 @@ def not_supported(
     if not HAS_OPERATORS:
         return f'torch 2.4 or newer is needed; this is {torch.__version__}.'
     if not isinstance(bias, TableBias):
-        return f'it reads bias tables only; got {type(bias).__name__}.'
+        return f'it supports bias tables only; got {type(bias).__name__}.'
     if dropout:
-        return f'it drops no attention weights; got dropout={dropout}.'
+        return f'it does not support dropout; got dropout={dropout}.'
     return None
 
 
@@ -301,13 +301,13 @@ def slower(
     if must_repeat_exactly(q):
         return None
     if q.device.type != 'cpu':
-        return f'its blocks are made for caches of CPUs; got {q.device}.'
+        return f'it runs on a CPU only; got {q.device}.'
     if is_exporting():
         return 'an exported graph should show plain operations.'
     pairs = q.shape[2] * k.shape[2]
     least = LEAST_PAIRS[torch.is_grad_enabled()]
     if pairs < least:
-        return f'it pays from {least} pairs of query and key on; got {pairs}.'
+        return f'it is slower below {least} query-key pairs; got {pairs}.'
     return None
 
 
@@ -319,5 +319,5 @@ def deformable_attention(
     scale: float,
     dropout: float = 0.0,
 ) -> Tensor:
-    """See :func:`mmdat.ops.deformable_attention`."""
+    """See ``mmdat.ops.deformable_attention``."""
     return _attention(q, k, v, *bias, scale)[0]

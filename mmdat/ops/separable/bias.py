@@ -52,7 +52,7 @@ def slice_length(query_x: Tensor, tile: int, table_width: int) -> int:
 
 
 def cut_slices(table: Tensor, groups: int, length: int) -> TableSlices:
-    """Cuts a table (heads, Ty, Tx) into :class:`TableSlices`."""
+    """Cuts a table (heads, Ty, Tx) into ``TableSlices``."""
     heads, height, _ = table.shape
     slices = F.pad(table, (length, length, 2, 2)).unfold(2, length, 1)
     starts = slices.shape[2]
@@ -177,7 +177,7 @@ class KeyBlock:
         return mixed.transpose(1, 2).flatten(1, 2)
 
     def start_gradients(self) -> None:
-        """Prepares for :meth:`add_gradients`."""
+        """Prepares for ``add_gradients``."""
         self.hats_grad = torch.zeros_like(self.hats)
         self.weight_grad = self.hats.new_zeros(self.keys, self.pairs)
 
@@ -193,10 +193,10 @@ class KeyBlock:
 
         Args:
             rows: The rows.
-            mixed: What :meth:`mixed_rows` gave for them.
+            mixed: What ``mixed_rows`` gave for them.
             grad: Gradient of the bias (n * P, heads / groups * R, columns).
-            steps: See :func:`steps_between_rows`.
-            slices_grad: As :func:`join_slices` wants it, added to.
+            steps: See ``steps_between_rows``.
+            slices_grad: As ``join_slices`` wants it, added to.
         """
         torch.baddbmm(
             self.hats_grad, mixed.transpose(1, 2), grad, out=self.hats_grad

@@ -70,7 +70,7 @@ def parts(items: Sequence[Item]) -> list[Sequence[Item]]:
 def run(
     work: Callable[[Sequence[Item]], Result], items: Sequence[Item]
 ) -> list[Result]:
-    """Calls `work` with each of the :func:`parts` of the items.
+    """Calls `work` with each of the ``parts`` of the items.
 
     Args:
         work: Is called without gradients, and must not wait for other calls.

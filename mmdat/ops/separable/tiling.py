@@ -228,6 +228,6 @@ def cut(maps: Tensor, tile: Tile) -> Tensor:
 
 
 def put(maps: Tensor, tile: Tile, queries: Tensor) -> None:
-    """The reverse of :func:`cut`."""
+    """The reverse of ``cut``."""
     place = maps[tile.heads, tile.rows, tile.columns].permute(0, 3, 1, 2)
     place.copy_(queries.view_as(place))

@@ -37,9 +37,14 @@ def declines(x: Tensor) -> str | None:
     if not INTERPRETED and not (x.is_cuda and torch.version.cuda):
         on = 'an AMD GPU' if x.is_cuda else x.device
         return f'Tensors must be on an NVIDIA GPU; got {on}.'
-    if x.dtype not in DTYPES:
-        return f'Types are float16, bfloat16 and float32; got {x.dtype}.'
-    if x.dtype == torch.bfloat16 and x.is_cuda:
+    return declines_type(x, x.dtype)
+
+
+def declines_type(x: Tensor, dtype: torch.dtype) -> str | None:
+    """Why no kernel computes in `dtype` where `x` is, or None."""
+    if dtype not in DTYPES:
+        return f'Types are float16, bfloat16 and float32; got {dtype}.'
+    if dtype == torch.bfloat16 and x.is_cuda:
         properties = torch.cuda.get_device_properties(x.device)
         if properties.major < 8:
             return (

@@ -15,7 +15,13 @@ from ..custom_op import operator, register_backward
 from ..position_bias import PositionBias, TableBias
 from . import common as triton_common
 from .common import on_device, widened
-from .launching import ceil_div, dot_precision, strides, with_rows
+from .launching import (
+    ceil_div,
+    dot_precision,
+    has_tf32,
+    strides,
+    with_rows,
+)
 
 # Queries and keys of a block, by the padded channels of a head; registers
 # bound them (see tools/dev/kernel_cost.py). A block of QUERY_BLOCKS holds
@@ -35,6 +41,10 @@ TABLE_BLOCKS = {
     64: (16, 16, 16),
     128: (16, 16, 16),
 }
+# Bytes of a query that are in shared memory at a time, of which GPUs before
+# 8.0 have 64 KB for a block; they also take no more keys than this.
+TABLE_PART = 64
+MAX_OLD_KEYS = 16
 TABLE_WINDOW = 32
 TABLE_LAUNCH = dict(num_warps=8, num_stages=1)
 CELLS_BLOCK = 256
@@ -298,6 +308,8 @@ def _table_gradient(
     tile_y, tile_x, block = TABLE_BLOCKS[wide]
     if q.dtype == torch.float32:
         block = min(block, MAX_FLOAT32_KEYS['table'])
+    if not has_tf32():
+        block = min(block, MAX_OLD_KEYS)
     windows = [ceil_div(n, TABLE_WINDOW) for n in sizes[:2]]
     programs = windows[0] * windows[1], batch * heads
     slices = min(
@@ -310,7 +322,8 @@ def _table_gradient(
         q, k, v, cells, points, grad, record, dtable,
         *strides(q, k, v, grad), scale, heads, heads // points.shape[1], keys,
         *size, *sizes, record.shape[2], each,
-        DIM=dim, WIDE=wide, TILE_Y=tile_y, TILE_X=tile_x, BLOCK=block,
+        DIM=dim, WIDE=wide, PART=min(wide, TABLE_PART // q.element_size()),
+        TILE_Y=tile_y, TILE_X=tile_x, BLOCK=block,
         SIDE=TABLE_WINDOW, PRECISION=dot_precision(wide),
         FINE=q.dtype == torch.float32, WINDOWS=max(windows) > 1,
         **TABLE_LAUNCH,

@@ -19,6 +19,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
 
@@ -267,6 +268,35 @@ def _run_sampling(case: Case) -> Pairs:
     return _side_by_side(case, sample_at_points, sample_plainly, shapes, 1)
 
 
+def layer_norm_failure(x: Tensor, dtype: torch.dtype) -> str | None:
+    """As :func:`deformable_failure`, for a LayerNorm written in `dtype`."""
+    if INTERPRETED:
+        return None
+    case = Case(
+        'layer_norm',
+        str(x.device),
+        dtype,
+        (operator.index(x.shape[-1]),),
+        torch.is_grad_enabled(),
+    )
+    return failure(case, _run_layer_norm)
+
+
+def _run_layer_norm(case: Case) -> Pairs:
+    from .layer_norm import layer_norm
+
+    (channels,) = case.settings
+
+    def plain(x, weight, bias):
+        return F.layer_norm(x, (channels,), weight, bias)
+
+    def fused(*tensors):
+        return layer_norm(*tensors, 1e-5, case.dtype)
+
+    shapes = [(70, channels), (channels,), (channels,)]
+    return _side_by_side(case, fused, plain, shapes, 0)
+
+
 def _side_by_side(
     case: Case,
     fused: Callable[..., Tensor],
@@ -309,6 +339,7 @@ def report() -> dict[str, str]:
             ('deformable_attention', (32,), _run_deformable),
             ('neighborhood_attention', (32, 7), _run_neighborhood),
             ('sample_at_points', (), _run_sampling),
+            ('layer_norm', (96,), _run_layer_norm),
         ):
             for dtype in TOLERANCES:
                 reason = declines(torch.empty(0, dtype=dtype, device=device))

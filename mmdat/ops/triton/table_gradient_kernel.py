@@ -21,7 +21,7 @@ from .bias_parts import (
     read_bias,
     units_of,
 )
-from .kernel_parts import INTERPRETED, load_rows, multiply, score_gradient
+from .kernel_parts import INTERPRETED, load_rows, multiply
 
 
 @triton.jit
@@ -94,32 +94,48 @@ def reads_window(places, first, SIDE: tl.constexpr):
 
 @triton.jit
 def slopes_of_tile(
-    q, grad, record, key, value, point_y, point_x, cells,
-    q_n, q_d, g_n, g_d, scale, height, width, y0, x0,
+    q, k, v, grad, record, block, key, value, point_y, point_x, cells,
+    q_n, q_d, k_n, k_d, v_n, v_d, g_n, g_d, scale, height, width, y0, x0,
     factor_y, factor_x, cells_y, cells_x,
-    DIM: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, WIDE: tl.constexpr, PART: tl.constexpr,
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the scores of a tile of queries, zero beyond the map."""
+    """Gradients of the scores of a tile of queries, zero beyond the map.
+
+    `key` and `value` are the first PART channels of the keys `block`.
+    """
     tile = tl.arange(0, TILE_Y * TILE_X)
     row, column = tile // TILE_X, tile % TILE_X
     inside = (y0 + row < height) & (x0 + column < width)
     number = row * width + column
     first = y0 * width + x0
     far = first.to(tl.int64)
-    query = load_rows(q + far * q_n, number * q_n, q_d, inside, DIM, WIDE)
-    g = load_rows(grad + far * g_n, number * g_n, g_d, inside, DIM, WIDE)
+    q += far * q_n
+    grad += far * g_n
+    query = load_rows(q, number * q_n, q_d, inside, DIM, PART)
+    g = load_rows(grad, number * g_n, g_d, inside, DIM, PART)
+    scores = multiply(query, tl.trans(key), None, PRECISION)
+    slope = multiply(g, tl.trans(value), None, PRECISION)
+    for part in tl.static_range(PART, WIDE, PART):
+        q += PART * q_d
+        grad += PART * g_d
+        k += PART * k_d
+        v += PART * v_d
+        there = block >= 0
+        query = load_rows(q, number * q_n, q_d, inside, DIM - part, PART)
+        near = load_rows(k, block * k_n, k_d, there, DIM - part, PART)
+        scores = multiply(query, tl.trans(near), scores, PRECISION)
+        g = load_rows(grad, number * g_n, g_d, inside, DIM - part, PART)
+        near = load_rows(v, block * v_n, v_d, there, DIM - part, PART)
+        slope = multiply(g, tl.trans(near), slope, PRECISION)
     number = tl.where(inside, first + number, 0)
     log_sum, delta, y, x = load_four(record + number * 4)
     log_sum = tl.where(inside, log_sum, float('inf'))
     place_y = place_between(y[:, None], point_y[None, :], factor_y)
     place_x = place_between(x[:, None], point_x[None, :], factor_x)
     bias, _, _ = read_bias(cells, place_y, place_x, cells_y, cells_x)
-    _, slope = score_gradient(
-        query, key, g, value, bias - log_sum[:, None], delta[:, None], scale,
-        PRECISION,
-    )  # fmt: skip
-    return slope
+    weights = tl.exp2(scores * scale + (bias - log_sum[:, None]))
+    return weights * (slope - delta[:, None])
 
 
 @triton.jit(
@@ -139,7 +155,7 @@ def table_gradient_kernel(
     g_b, g_h, g_n, g_d,
     scale, heads, group_heads, keys, height, width,
     table_h, table_w, cells_y, cells_x, head_cells, rows, slice_keys,
-    DIM: tl.constexpr, WIDE: tl.constexpr,
+    DIM: tl.constexpr, WIDE: tl.constexpr, PART: tl.constexpr,
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr, BLOCK: tl.constexpr,
     SIDE: tl.constexpr, PRECISION: tl.constexpr,
     FINE: tl.constexpr, WINDOWS: tl.constexpr,
@@ -148,7 +164,8 @@ def table_gradient_kernel(
 
     Grid (windows, B * heads, slices). `dtable` (slices, B, heads, table_h,
     table_w) is summed by the caller. Tiles of queries meet blocks of keys;
-    those that read nothing of the window are passed over.
+    those that read nothing of the window are passed over. PART channels are
+    in shared memory at a time.
     """
     pair = tl.program_id(1).to(tl.int64)
     b, h = pair // heads, pair % heads
@@ -182,11 +199,9 @@ def table_gradient_kernel(
         valid = first + block < end
         block = tl.minimum(block, end - 1 - first)
         there = block >= 0
-        key = load_rows(k, block * k_n, k_d, there, DIM, WIDE)
-        value = load_rows(v, block * v_n, v_d, there, DIM, WIDE)
+        key = load_rows(k, block * k_n, k_d, there, DIM, PART)
+        value = load_rows(v, block * v_n, v_d, there, DIM, PART)
         point_y, point_x = load_points(points, first + block, there)
-        k += BLOCK * k_n
-        v += BLOCK * v_n
         for tile in range(tiles):
             y0, x0 = tile // tiles_x * TILE_Y, tile % tiles_x * TILE_X
             rows_y = tl.minimum(y0 + tl.arange(0, TILE_Y), height - 1)
@@ -206,10 +221,12 @@ def table_gradient_kernel(
                 )
             if wanted:
                 slope = slopes_of_tile(
-                    q, grad, record, key, value, point_y, point_x, cells,
-                    q_n, q_d, g_n, g_d, scale, height, width, y0, x0,
+                    q, k, v, grad, record, block, key, value,
+                    point_y, point_x, cells,
+                    q_n, q_d, k_n, k_d, v_n, v_d, g_n, g_d,
+                    scale, height, width, y0, x0,
                     factor_y, factor_x, cells_y, cells_x,
-                    DIM, WIDE, TILE_Y, TILE_X, PRECISION,
+                    DIM, WIDE, PART, TILE_Y, TILE_X, PRECISION,
                 )  # fmt: skip
                 slope, size = held(slope)
                 slope = tl.reshape(tl.trans(slope), (BLOCK, TILE_Y, TILE_X))
@@ -222,6 +239,8 @@ def table_gradient_kernel(
                 flat_y = tl.reshape(at_y, (1, BLOCK * TILE_Y))
                 hats_y = hats(flat_y, entry_y[:, None])
                 acc += multiply_halves(hats_y, sums, FINE) * size
+        k += BLOCK * k_n
+        v += BLOCK * v_n
     written = tl.program_id(2) * tl.num_programs(1) + pair
     dtable += written * table_h * table_w
     y, x = window_y + side, window_x + side

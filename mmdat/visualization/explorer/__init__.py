@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Attention of a picture as a page to play with in a browser."""
+"""An interactive HTML page of the attention of a picture."""
 
 from .page import Explorer, explore
 

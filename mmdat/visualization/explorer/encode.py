@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Attention weights in few bytes, the largest keys of each query first.
 
-A row is the attention of one query in one head. Of each row as many keys are
-kept as there is room for. A weight w takes one byte, sqrt(w / largest) * 255,
-which is off by at most 2 / 255 of the largest weight of its row and by much
-less where weights are small; the largest takes two bytes. ``page.js`` reads
-what is written here.
+A row is the attention of one query in one head. Each row keeps as many keys as
+the size of the page allows. A weight w takes one byte, sqrt(w / largest) *
+255. Its error is at most 2 / 255 of the largest weight of the row, and much
+less for small weights. The largest weight takes two bytes. ``page.js`` decodes
+these arrays.
 """
 
 import base64

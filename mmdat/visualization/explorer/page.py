@@ -52,11 +52,11 @@ Progress = Callable[[Iterable, str], Iterable]
 
 @dataclass(frozen=True)
 class Explorer:
-    """A page; the last line of a notebook's cell shows it.
+    """An HTML page, which a notebook shows as the result of a cell.
 
     Attributes:
         html: The whole file.
-        header: What it shows, without the weights.
+        header: Description of its content, without the weights.
     """
 
     html: str
@@ -92,18 +92,18 @@ def explore(
     Args:
         image: An image file.
         config: A detection, segmentation or classification config.
-        checkpoints: One, or several of a training in their order; None for
-            what ``init_cfg`` names, or random weights.
+        checkpoints: One checkpoint, or several of a training in their order;
+            None for the file of ``init_cfg``, or random weights.
         stage: The stage, from 0; None for all.
         block: The block in it, from 0; None for all.
-        score: Lowest score of an object that is laid over.
-        megabytes: Largest size of the page. If not everything fits, the
-            largest keys of each query stay, and the page says so.
-        progress: Wraps what takes long, with a word for it.
+        score: Lowest score of an object to overlay.
+        megabytes: Largest size of the page. If not everything fits, the page
+            keeps the largest keys of each query and says so.
+        progress: Wraps slow loops, with a label, to show progress.
 
     Raises:
-        UserError: A file is missing or does not fit, there is no such block,
-            or there is too much for so small a page.
+        UserError: A file is missing or does not fit, the block does not exist,
+            or `megabytes` is too small.
     """
     if checkpoints is None or isinstance(checkpoints, str | Path):
         checkpoints = [checkpoints] if checkpoints else []
@@ -197,7 +197,7 @@ def _plan(
 def _head(
     image: str | Path, picture: Picture, model: nn.Module
 ) -> dict[str, Any]:
-    """What is told of the picture and the model."""
+    """Description of the picture and the model."""
     crop = picture.frame.seen(picture.inputs.shape[2:])
     return dict(
         name=Path(image).name,

@@ -54,7 +54,7 @@ class Children:
             environment: All of its environment.
 
         Raises:
-            InterruptedError: :meth:`end` was called before.
+            InterruptedError: ``end`` was called before.
         """
         with self._lock:
             if self._ended:

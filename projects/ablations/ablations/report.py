@@ -38,10 +38,10 @@ def summarise(label: str, results: dict[int, dict[str, Any]]) -> Row:
 
     Args:
         label: Of the model.
-        results: What :func:`.running.train` returned for each seed.
+        results: What ``.running.train`` returned for each seed.
 
     Returns:
-        A value for each of :data:`FIELDS`, and ``values`` of the metric in
+        A value for each of ``FIELDS``, and ``values`` of the metric in
         per cent; ``deviation`` is that of the sample, None for one seed.
     """
     names, values = zip(*(main_metric(r) for r in results.values()))

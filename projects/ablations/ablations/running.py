@@ -38,7 +38,7 @@ def train(
     Args:
         variant: The model.
         seed: Of all chance.
-        scale: One of :data:`.studies.SCALES`.
+        scale: One of ``.studies.SCALES``.
         folder: Work dir of this one run.
         children: Where the process that trains is kept.
         epochs: Replaces the config's number, schedule included.
@@ -82,7 +82,7 @@ def train(
     if outcome.code:
         raise UserError(
             f'Training {variant.label} ended with code {outcome.code}; read '
-            f'{folder / "output.txt"}, mend the cause and run this again.'
+            f'{folder / "output.txt"}, fix the cause and run this again.'
         )
     logged = read_logs(folder)
     result = dict(
@@ -161,7 +161,7 @@ def read_logs(folder: Path) -> dict[str, Any]:
     """Last value of each metric, and the GPU's peak memory, 0 if none.
 
     Raises:
-        UserError: No log of the run has a metric of :data:`METRICS`.
+        UserError: No log of the run has a metric of ``METRICS``.
     """
     metrics, gpu = {}, 0
     for path in sorted(folder.glob('*/vis_data/scalars.json')):

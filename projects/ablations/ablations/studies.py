@@ -167,8 +167,8 @@ def variants(study: str, scale: str) -> list[Variant]:
     """The models of a study; none where it is not for the scale.
 
     Args:
-        study: One of :data:`STUDIES`.
-        scale: One of :data:`SCALES`.
+        study: One of ``STUDIES``.
+        scale: One of ``SCALES``.
     """
     if study == 'geometry':
         return _geometry()

@@ -146,15 +146,15 @@ ERRORS = {
     'points': (first(segmentation=[[[1, 2], [3, 4], [5, 6]]]), ('no list',)),
     'runs': (
         first(segmentation=dict(counts=[5, 5], size=[HEIGHT, WIDTH])),
-        ('11', 'runs are broken'),
+        ('11', 'damaged RLE runs'),
     ),
     'runs of text': (
         first(segmentation=dict(counts='zz~', size=[HEIGHT, WIDTH])),
-        ('11', 'runs are broken'),
+        ('11', 'damaged RLE runs'),
     ),
     'no counts': (
         first(segmentation=dict(size=[HEIGHT, WIDTH])),
-        ('11', 'runs are broken'),
+        ('11', 'damaged RLE runs'),
     ),
     'size turned': (
         first(
@@ -228,7 +228,7 @@ def test_a_file_damaged_in_its_middle(data):
     assert str(path) in said and "in entry 5 of 'annotations'" in said
     data('train', raw=raw[:at])
     (said,) = check(config(data))[0]
-    assert 'breaks off' in said
+    assert 'is truncated' in said
 
 
 WARNINGS = {

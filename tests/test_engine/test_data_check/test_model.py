@@ -120,7 +120,10 @@ MAPS = [64, 128, 256, 512]
             ),
             'auxiliary_head.0.in_channels is 384, so set it to 256',
         ),
-        (dict(decode_head=dict(in_channels=256, in_index=4)), 'puts out 4'),
+        (
+            dict(decode_head=dict(in_channels=256, in_index=4)),
+            'outputs 4 maps',
+        ),
         (
             dict(
                 neck=dict(type='GlobalAveragePooling'),

@@ -178,7 +178,7 @@ def test_reasons():
         found = explain(deformable_attention, *maps, bias, **options)
         return found['separable']
 
-    assert 'pays from' in why_not(bias)
+    assert 'slower below' in why_not(bias)
     assert 'bias tables only; got DenseBias' in why_not(DenseBias(k))
     assert 'got dropout=0.5' in why_not(bias, dropout=0.5)
 

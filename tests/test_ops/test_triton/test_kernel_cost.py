@@ -37,9 +37,8 @@ def test_scores_of_a_turn():
 
 
 @needs_triton
-@pytest.mark.parametrize(
-    'capability', [80, pytest.param(90, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('capability', [80, 90])
 def test_deformable_attention_keeps_to_its_instructions(capability):
     """In bfloat16 with 32 channels; the table counts to the keys."""
     with kernel_cost.compiled_for(capability) as launches:

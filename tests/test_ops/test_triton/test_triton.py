@@ -121,6 +121,7 @@ def sample_and_backward(dtype, batch, height, width, hk, wk):
         pytest.param('ones', 90, 'float32', marks=pytest.mark.slow),
         pytest.param('middle', 86, 'bfloat16', marks=pytest.mark.slow),
         pytest.param('wide', 80, 'float16', marks=pytest.mark.slow),
+        pytest.param('wide', 75, 'float32', marks=pytest.mark.slow),
     ],
 )
 def test_kernels_compile(sizes, capability, dtype):
@@ -135,7 +136,8 @@ def test_kernels_compile(sizes, capability, dtype):
         assert f'.target sm_{capability}' in kernel.asm['ptx']
         assert len(kernel.asm['cubin']) > 1000
         # What every GPU of these generations has for a block.
-        assert kernel.metadata.shared <= 99 * 1024, launch.name
+        limit = 64 if capability < 80 else 99
+        assert kernel.metadata.shared <= limit * 1024, launch.name
 
 
 @needs_triton

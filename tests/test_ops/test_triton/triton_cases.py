@@ -19,6 +19,7 @@ from mmdat.ops.neighborhood_attention import BACKENDS as NEIGHBORHOOD_BACKENDS
 from mmdat.ops.position_bias import TableBias
 from mmdat.ops.triton import common as triton_common
 from mmdat.ops.triton import deformable as triton_deformable
+from mmdat.ops.triton import layer_norm as triton_layer_norm
 from mmdat.ops.triton import neighborhood as triton_neighborhood
 from mmdat.ops.triton import sampling as triton_sampling
 
@@ -320,6 +321,51 @@ def test_sampling_at_what_is_no_number():
     assert out[1, 0, 0, 2:4].count_nonzero() == 0
 
 
+# ----------------------------------------------------------------- LayerNorm
+
+
+@pytest.mark.parametrize('dtype', LOW)
+@pytest.mark.parametrize('channels', [1, 5, 96, 300])
+def test_layer_norm(channels, dtype):
+    """As computed in float32 and cast, up to what casting loses."""
+    torch.manual_seed(0)
+    leaves = [random(2, 3, 11, channels) * 5 + 1]
+    leaves += [random(channels) + 1, random(channels)]
+
+    def norm(x, weight, bias, backend):
+        if backend == 'triton':
+            return triton_layer_norm.layer_norm(x, weight, bias, 1e-5, dtype)
+        return torch.nn.functional.layer_norm(
+            x, weight.shape, weight, bias, 1e-5
+        )
+
+    exact = run(norm, leaves, 'plain', [torch.float64] * 3)
+    got = run(norm, leaves, 'triton', [torch.float32] * 3)
+    assert errors(got, exact)[0] < {LOW[0]: 5e-4, LOW[1]: 4e-3}[dtype]
+    if channels > 1:  # what comes back is of the size of the rounding there
+        assert max(errors(got, exact)) < {LOW[0]: 1e-3, LOW[1]: 6e-3}[dtype]
+
+
+def test_layer_norm_of_half_maps_and_of_nothing():
+    torch.manual_seed(0)
+    x = random(3, 7, 20).bfloat16().requires_grad_()
+    weight, bias = random(2, 20).float()
+    weight.requires_grad_()
+    out = triton_layer_norm.layer_norm(x, weight, bias, 1e-5, x.dtype)
+    exact = torch.nn.functional.layer_norm(
+        x.double(), (20,), weight.double(), bias.double()
+    )
+    assert out.dtype == x.dtype
+    assert errors([out.double()], [exact])[0] < 4e-3
+    slope = torch.ones_like(out)
+    got = torch.autograd.grad(out, (x, weight), slope)
+    exact = torch.autograd.grad(exact, (x, weight), slope)
+    assert got[0].dtype == x.dtype
+    torch.testing.assert_close(got[1], exact[1], rtol=1e-4, atol=1e-4)
+    none = triton_layer_norm.layer_norm(x[:0], weight, bias, 1e-5, x.dtype)
+    assert none.shape == (0, 7, 20)
+
+
 # ----------------------------------------------------- dispatch and compiling
 
 
@@ -396,5 +442,20 @@ def test_operators_describe_their_results():
     torch.library.opcheck(
         triton_sampling._sample_backward.registered,
         (*args, True, True),
+        test_utils=checks[:2],
+    )
+
+    x, weight, bias = (
+        torch.randn(n, 5, requires_grad=True) for n in (3, 1, 1)
+    )
+    args = x, weight[0].detach(), bias[0].detach(), 1e-5, torch.bfloat16
+    torch.library.opcheck(
+        triton_layer_norm._layer_norm.registered, args, test_utils=checks
+    )
+    out, *moments = (t.detach() for t in triton_layer_norm._layer_norm(*args))
+    args = [t.detach() for t in (out, *args[:3], *moments)]
+    torch.library.opcheck(
+        triton_layer_norm._layer_norm_backward.registered,
+        (*args, True, True, True),
         test_utils=checks[:2],
     )

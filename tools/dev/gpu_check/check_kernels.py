@@ -68,7 +68,7 @@ class Rates:
         """Least milliseconds of a forward and of a backward pass.
 
         Args:
-            case: Of :mod:`cases`.
+            case: Of ``cases``.
             tensors: Output and operands; a backward pass reads them and the
                 gradient of the output, and writes those of the operands.
         """

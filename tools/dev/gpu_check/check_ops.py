@@ -31,7 +31,7 @@ def run(
     """Output and gradients.
 
     Args:
-        op: See :mod:`cases`.
+        op: See ``cases``.
         leaves: Its operands, in any type.
         backend: To insist on, None to let mmdat choose.
         dtype: Of queries, keys, values and maps.

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmdat.engine.configuration import load_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 DIGITS = [name for name in NAMES if name.endswith('_digits')]
 PUBLISHED = [name for name in NAMES if name not in DIGITS]

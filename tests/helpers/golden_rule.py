@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-GOLDEN_DIR = Path(__file__).parent / 'data' / 'golden'
+GOLDEN_DIR = Path(__file__).parents[1] / 'data' / 'golden'
 MAP_STRIDES = (4, 2, 1, 1)
 BIAS_TABLES = ('rpe_table', 'relative_position_bias_table', 'rpb')
 

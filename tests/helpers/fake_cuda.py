@@ -9,10 +9,12 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+from mmdat.models import stock
 
 
 @contextmanager
@@ -29,6 +31,11 @@ def fake_cuda(**kwargs) -> Iterator[FakeTensorMode]:
             'torch.cuda.amp.common.amp_definitely_not_available', lambda: False
         ),
         mock.patch('torch.autograd.grad', gradients),
+        # To models tensors and attention are like any other, as on a GPU.
+        mock.patch.object(stock, 'PLAIN', (*stock.PLAIN, FakeTensor)),
+        mock.patch.dict(
+            stock._FUNCTIONS, {(F, 'scaled_dot_product_attention'): _attention}
+        ),
         mock.patch.object(F, 'scaled_dot_product_attention', _attention),
         FakeTensorMode(allow_non_fake_inputs=True, **kwargs) as mode,
     ):
@@ -149,8 +156,9 @@ def _attention(
     )[0]
 
 
-# Return their argument, or are counted with what they are part of.
-_FREE = ('alias', 'detach', '_unsafe_view', 'lift_fresh')
+# Return their argument, take memory and launch nothing, or are counted with
+# what they are part of.
+_FREE = ('alias', 'detach', '_unsafe_view', 'lift_fresh', 'empty_like')
 # Answer with numbers for the host, or with as many as they find.
 _WAIT = ('_local_scalar_dense', 'nonzero', 'masked_select', '_unique2')
 

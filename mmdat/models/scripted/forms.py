@@ -1,0 +1,61 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Which form of a module TorchScript compiles."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from torch import nn
+
+from ...utils.errors import SettingError
+
+_FORMS: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {}
+
+
+class Scriptable:
+    """Mixin of modules that have another form for ``torch.jit.script``."""
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """PyTorch asks for it before it compiles a module."""
+        return scriptable(self)
+
+
+def form_of(*kinds: type[nn.Module]) -> Callable:
+    """Decorator of what makes the form of modules of these classes."""
+
+    def register(make: Callable) -> Callable:
+        _FORMS.update(dict.fromkeys(kinds, make))
+        return make
+
+    return register
+
+
+def scriptable(module: nn.Module | None) -> nn.Module | None:
+    """The form of a module that TorchScript compiles, its parameters shared.
+
+    Args:
+        module: A module; those of PyTorch and of others stay what they are.
+
+    Raises:
+        SettingError: It has a kind of attention that has no such form.
+    """
+    kind = type(module)
+    if kind is nn.Sequential:
+        children = module.named_children()
+        return nn.Sequential(
+            OrderedDict((name, scriptable(child)) for name, child in children)
+        )
+    if kind is nn.ModuleList:
+        return nn.ModuleList(map(scriptable, module))
+    make = _FORMS.get(kind)
+    return module if make is None else make(module).train(module.training)
+
+
+def refuse(module: nn.Module) -> nn.Module:
+    """The form of a module that has none."""
+    bias = getattr(module, 'position_bias', None)
+    what = f' with position_bias={bias!r}' if bias else ''
+    raise SettingError(
+        f'torch.jit.script has forms of the attentions LSNDPXF, of D without '
+        f"position_bias='fixed'; got {type(module).__name__}{what}, so use "
+        f'torch.export or torch.jit.trace.'
+    )

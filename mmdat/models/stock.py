@@ -1,0 +1,220 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""The question of the seam: could anybody tell fast code from the layers?
+
+See ``mmdat.models.fused``, which asks.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from ..ops.custom_op import (
+    HAS_OPERATORS,
+    is_compiling,
+    is_exporting,
+    is_recorded,
+    is_transformed,
+)
+from .layers import Conv2d, DropPath, LayerScale
+
+ENVIRONMENT_VARIABLE = 'MMDAT_FUSED'
+
+# Other tensors do something of their own.
+PLAIN: tuple[type[Tensor], ...] = (Tensor,)
+
+_enabled = True
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """A context in which all layers of all models run as they are."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def is_enabled() -> bool:
+    """Whether the seam is on in this context."""
+    return _enabled
+
+
+def is_on_cpu(x: Tensor) -> bool:
+    """Whether `x` is what the code for CPUs computes with."""
+    return (
+        HAS_OPERATORS  # and with them this form of is_autocast_enabled
+        and x.device.type == 'cpu'
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled('cpu')
+    )
+
+
+def may_fuse(
+    x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
+) -> bool:
+    """Whether nobody could tell one piece from these layers in turn.
+
+    Args:
+        x: What goes into them.
+        *layers: Each with the class that it has to have.
+    """
+    return not is_recorded() and is_unseen(x, *layers)
+
+
+def is_unseen(
+    x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
+) -> bool:
+    """As ``may_fuse``, of operations that may be counted or recorded."""
+    return (
+        _enabled
+        and os.environ.get(ENVIRONMENT_VARIABLE) != '0'
+        and HAS_OPERATORS
+        and type(x) in PLAIN
+        and x.device.type != 'meta'
+        and not is_exporting()
+        and x.numel() > 0
+        and not is_transformed()
+        and not _has_global_hooks()
+        and not _is_patched()
+        and all(is_stock(layer, kind, x) for layer, kind in layers)
+    )
+
+
+def _has_global_hooks() -> bool:
+    return bool(
+        torch_module._global_forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch_module._global_backward_hooks
+    )
+
+
+# What counters and quantisers replace to see or change all layers at once.
+_FUNCTIONS = {
+    (place, name): getattr(place, name)
+    for place, names in (
+        (F, ('linear', 'layer_norm', 'gelu', 'conv2d', 'dropout')),
+        (F, ('scaled_dot_product_attention',)),
+        (nn.Module, ('__call__', '_call_impl')),
+    )
+    for name in names
+}
+
+
+def _is_patched() -> bool:
+    return not is_compiling() and any(
+        getattr(place, name) is not function
+        for (place, name), function in _FUNCTIONS.items()
+    )
+
+
+def _original(kind: type[nn.Module]) -> object:
+    """The forward that a class came with, None if it has another by now."""
+    home = getattr(kind.forward, '__globals__', {}).get('__name__')
+    return kind.forward if home == kind.__module__ else None
+
+
+_FORWARDS = {
+    kind: _original(kind)
+    for kind in (
+        *(nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout, nn.Conv2d),
+        nn.Identity,
+    )
+}
+
+
+_FORWARDS.update((k, k.forward) for k in (Conv2d, LayerScale, DropPath))
+# The layers that a branch calls by the seam, by the class of the branch.
+PRODUCTS: dict[type[nn.Module], tuple[str, ...]] = {Conv2d: ()}
+# The layers of branches that may be one piece, by their names.
+LAYERS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {}
+
+
+def calls_by_the_seam(*names: str) -> Callable[[type], type]:
+    """Class decorator for a branch that reads its input in products alone.
+
+    Autocast therefore casts what it is given, and may find it cast. The
+    branch calls its linear layers and convolutions of these names by
+    ``mmdat.models.fused.project`` or as a ``.layers.Conv2d``.
+    """
+
+    def register(kind: type[nn.Module]) -> type[nn.Module]:
+        _FORWARDS[kind] = kind.forward
+        PRODUCTS[kind] = names
+        return kind
+
+    return register
+
+
+def may_be_one_piece(**layers: type[nn.Module]) -> Callable[[type], type]:
+    """Class decorator for a branch that has a method `as_piece`.
+
+    That returns a ``Piece``, or None if a setting forbids it; it is
+    called only if the branch has exactly these `layers`, all plain.
+    """
+
+    def register(kind: type[nn.Module]) -> type[nn.Module]:
+        _FORWARDS[kind] = kind.forward
+        LAYERS[kind] = layers
+        return kind
+
+    return register
+
+
+def is_stock(
+    layer: nn.Module, kind: type[nn.Module] | None, x: Tensor
+) -> bool:
+    """Whether a layer is exactly what its class says, and nobody looks."""
+    return (
+        type(layer) is kind
+        and kind.forward is _FORWARDS.get(kind)
+        and 'forward' not in vars(layer)
+        and not (
+            layer._forward_pre_hooks
+            or layer._forward_hooks
+            or layer._backward_pre_hooks
+            or layer._backward_hooks
+        )
+        and _has_stock_settings(layer, x)
+    )
+
+
+def _has_stock_settings(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a layer has the settings that the fast code computes."""
+    kind = type(layer)
+    if kind is nn.GELU:
+        return layer.approximate == 'none'
+    if kind is nn.Dropout:
+        return not (layer.training and layer.p)
+    if kind is Conv2d and not (
+        nn.Conv2d.forward is _FORWARDS[nn.Conv2d]
+        and layer.kernel_size == (3, 3)
+        and layer.padding == (1, 1)
+        and layer.padding_mode == 'zeros'
+        and layer.stride == layer.dilation == (1, 1)
+        and layer.groups == layer.in_channels == layer.out_channels
+    ):
+        return False
+    if kind in (nn.Linear, nn.LayerNorm, Conv2d):
+        return all(_is_like(t, x) for t in (layer.weight, layer.bias))
+    return all(_is_like(t, x) for t in layer._parameters.values())
+
+
+def _is_like(parameter: Tensor | None, x: Tensor) -> bool:
+    """Whether a parameter is there, and a plain tensor as `x` is."""
+    return (
+        type(parameter) in (*PLAIN, nn.Parameter)
+        and parameter.device == x.device
+        and parameter.layout == torch.strided
+        and (
+            parameter.dtype == x.dtype
+            or torch.is_autocast_enabled(x.device.type)
+        )
+    )

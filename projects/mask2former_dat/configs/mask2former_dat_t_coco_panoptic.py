@@ -1,0 +1,7 @@
+# Mask2Former with DAT-T for COCO panoptic, 50 epochs.
+_base_ = '_base_/coco_panoptic.py'
+
+model = dict(
+    backbone=dict(arch='dat_t'),
+    panoptic_head=dict(in_channels=[96, 192, 384, 768]),
+)
