@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .sizes import unflatten
+
 
 def patches(x: Tensor, size: int) -> Tensor:
     """(B, H, W, C) to the patch of each position, (B, H, W, K K, C)."""
@@ -75,9 +77,9 @@ def learned_query_attention(
     scale = dim**-0.5 if scale is None else scale
     scores = scale * torch.einsum('nhd,byxhd->byxnh', queries, k)
     scores = patches(scores.flatten(-2), size)
-    scores = scores.unflatten(-1, (number, heads))
+    scores = unflatten(scores, -1, (number, heads))
     inside = patches(torch.ones_like(k[..., 0, :1]), size) > 0
     scores = (scores + bias).masked_fill(~inside[..., None], float('-inf'))
     weights = (scores.softmax(3) * gain).sum(-2)  # B, H, W, K K, heads
-    values = patches(v.flatten(-2), size).unflatten(-1, (heads, dim))
+    values = unflatten(patches(v.flatten(-2), size), -1, (heads, dim))
     return (weights[..., None] * values).sum(3)
