@@ -142,6 +142,7 @@ def recompute_in_backward(
     *,
     fake: Callable = lambda x, *_: x.new_empty(x.shape),
     twice: bool = False,
+    told_needs: bool = False,
 ) -> None:
     """As ``register_backward``, for operators that save only their inputs.
 
@@ -152,6 +153,8 @@ def recompute_in_backward(
         fake: See ``register_backward``; as the first input by default.
         twice: Whether autograd can differentiate `forward`'s function, which
             it does when gradients are differentiated themselves.
+        told_needs: Whether `gradients` is told last, for each of the tensors,
+            if its gradient is needed.
     """
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -169,7 +172,8 @@ def recompute_in_backward(
                 forward.function, tensors, ctx.settings, grad
             )
         else:
-            grads = run(grad, *tensors, *ctx.settings)
+            needs = ctx.needs_input_grad[: len(tensors) * told_needs]
+            grads = run(grad, *tensors, *ctx.settings, *needs)
         return *grads, *(None for _ in ctx.settings)
 
     register_backward(

@@ -26,6 +26,8 @@ CHUNK_SCORES = 2**22
 DEVICE_CHUNK_SCORES = 2**26
 # The fewest queries of a chunk.
 LEAST_QUERIES = 64
+# The most chunks in one graph of a compiler.
+MAX_COMPILED_CHUNKS = 64
 
 
 def not_supported(
@@ -45,11 +47,19 @@ def not_supported(
 def chunk_queries(q: Tensor, keys: int) -> int:
     """The number of queries (B, heads, Q, d) of a chunk.
 
-    A compiler takes the loop over chunks apart, into another graph for each
-    number of queries, and so gets fewer of them.
+    A compiler takes the loop over chunks apart. It gets few of them, and a
+    power of two, since another number of chunks is another graph.
     """
-    batch, heads = q.shape[:2]
-    in_cache = q.device.type == 'cpu' and not is_compiling()
+    batch, heads, queries = q.shape[:3]
+    if is_compiling():
+        chunks = 1
+        while (
+            chunks < MAX_COMPILED_CHUNKS
+            and chunks * DEVICE_CHUNK_SCORES < batch * heads * queries * keys
+        ):
+            chunks *= 2
+        return -(-queries // chunks)
+    in_cache = q.device.type == 'cpu'
     scores = CHUNK_SCORES if in_cache else DEVICE_CHUNK_SCORES
     return max(scores // (batch * heads * keys), LEAST_QUERIES)
 
@@ -89,13 +99,15 @@ def _in_chunks(
     attend: Callable[[Tensor, int], Tensor], q: Tensor, k: Tensor
 ) -> Tensor:
     """Attention of all queries, some at a time."""
+    queries = q.shape[2]
     chunk = chunk_queries(q, k.shape[2])
-    if q.shape[2] <= chunk:
+    if queries <= chunk:
         return attend(q, 0)
-    outs = [
-        attend(q[:, :, start : start + chunk], start)
-        for start in range(0, q.shape[2], chunk)
-    ]
+    outs, start = [], 0
+    while start < queries:
+        size = min(chunk, queries - start)
+        outs.append(attend(q.narrow(2, start, size), start))
+        start += chunk
     return torch.cat(outs, dim=2)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..custom_op import (
     HAS_OPERATORS,
+    is_compiling,
     is_exporting,
     operator,
     register_backward,
@@ -309,7 +310,9 @@ def slower(
     pairs = q.shape[2] * k.shape[2]
     least = LEAST_PAIRS[torch.is_grad_enabled()]
     if pairs < least:
-        return f'it is slower below {least} query-key pairs; got {pairs}.'
+        # A number that is shown is a constant to a compiler.
+        got = 'fewer' if is_compiling() else pairs
+        return f'it is slower below {least} query-key pairs; got {got}.'
     return None
 
 
