@@ -62,6 +62,18 @@ def merge(x: Tensor) -> Tensor:
     return x.squeeze(1) if x.shape[1] == 1 else x.flatten(0, 1)
 
 
+def unflatten(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    """``x.unflatten(dim, sizes)``.
+
+    The exporter to ONNX that traces takes the other sizes of an unflattened
+    tensor for constants.
+    """
+    if not torch.jit.is_tracing():
+        return x.unflatten(dim, sizes)
+    dim %= x.ndim
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
 def pad(x: Tensor, below: int, right: int) -> Tensor:
     """Pads a map (B, H, W, ...) with zeros at the bottom right."""
     if is_needed(below) or is_needed(right):

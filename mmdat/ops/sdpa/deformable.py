@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Deformable attention for a few queries at a time.
 
-What grows with (queries x keys), the bias and the scores, exists for one
-chunk only, and fused attention does the rest.
+The bias and the scores, which grow with (queries x keys), exist for one chunk
+only.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from ..precision import must_repeat_exactly
 # Scores of one chunk, all heads together: few enough for a CPU's cache, and
 # enough for the 192 queries from which fused attention takes larger steps.
 CHUNK_SCORES = 2**22
-# The same on other devices, where a chunk costs a dozen launches, and takes
-# about 14 bytes a score with its bias in float32, the displacements of a group
-# of heads, and the gradients of both: 1 GB.
+# The same on other devices, where a chunk costs a dozen kernel launches. A
+# score takes about 14 bytes, with its bias in float32, the displacements of a
+# group of heads, and the gradients of both: 1 GB.
 DEVICE_CHUNK_SCORES = 2**26
 # The fewest queries of a chunk.
 LEAST_QUERIES = 64
@@ -45,7 +45,7 @@ def not_supported(
 
 
 def chunk_queries(q: Tensor, keys: int) -> int:
-    """How many queries (B, heads, Q, d) are looked at together.
+    """The number of queries (B, heads, Q, d) of a chunk.
 
     A compiler takes the loop over chunks apart. It gets few of them, and a
     power of two, since another number of chunks is another graph.
@@ -74,8 +74,9 @@ def deformable_attention(
 ) -> Tensor:
     """See ``mmdat.ops.deformable_attention``.
 
-    On a GPU what a chunk is made of is made again in the backward pass. On a
-    CPU, where the separable backend trains on all but small maps, it is kept.
+    On a GPU the backward pass computes the bias of a chunk again. On a CPU it
+    is stored, because the separable backend trains on all but small maps
+    there.
     """
     if bias is None:
         return F.scaled_dot_product_attention(
@@ -111,11 +112,11 @@ def _in_chunks(
 
 
 def _recomputes(q: Tensor) -> bool:
-    """Whether chunks are made again in the backward pass."""
+    """Whether the backward pass computes chunks again."""
     return (
         q.device.type != 'cpu'
         and torch.is_grad_enabled()
-        # A compiler decides for itself what to keep.
+        # A compiler decides what to store.
         and not is_compiling()
         # Transforms of torch.func know no checkpoints.
         and not torch._C._are_functorch_transforms_active()
