@@ -171,7 +171,7 @@ def test_recomputing_blocks():
         (dict(global_pool='max'), "'avg', or ''"),
         (dict(global_pool=''), "'avg' for a classifier"),
         (dict(drop_rate=2), 'drop_rate'),
-        (dict(drop_path=0.2), 'drop_path_rate is meant'),
+        (dict(drop_path=0.2), "'drop_path'.*drop_path_rate"),
         (dict(in_channels=3), 'in_chan'),
         (dict(pretrained='nowhere.pth'), 'There is no checkpoint'),
     ],
