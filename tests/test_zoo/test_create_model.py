@@ -48,7 +48,7 @@ def test_unknown_names_get_the_nearest(name, nearest):
     with pytest.raises(UserError) as caught:
         mmdat.create_model(name)
     assert repr(name) in str(caught.value)
-    meant = f'{nearest} is meant' if nearest else 'one of dat_base'
+    meant = f'name is {nearest}' if nearest else 'one of dat_base'
     assert meant in str(caught.value)
 
 
