@@ -9,6 +9,7 @@ from .position_bias import PositionBias
 from .precision import autocast_off
 from .sdpa import deformable as sdpa
 from .separable import attention as separable
+from .sizes import unflatten
 from .triton import deformable as triton_deformable
 from .triton import probe
 from .triton.common import yields
@@ -68,7 +69,7 @@ def deformable_attention(
     run = choose('deformable_attention', BACKENDS, backend, *args)
     with autocast_off(q):
         out = run(*args)  # B, heads, H W, d
-    return out.transpose(1, 2).unflatten(1, q.shape[1:3])
+    return unflatten(out.transpose(1, 2), 1, q.shape[1:3])
 
 
 def _arguments(

@@ -44,9 +44,10 @@ def cut_windows(
         number = number + 1  # a graph for one window is not one for more
     window = torch.arange(number, device=device)[:, None]
     place = torch.arange(size * size, device=device)
+    row = window // columns
     return Cut(
-        window // columns,
-        window % columns,
+        row,
+        window - row * columns,
         place // size,
         place % size,
         rows,
@@ -54,15 +55,21 @@ def cut_windows(
     )
 
 
+def _around(place: Tensor, length: int) -> Tensor:
+    """Places up to twice as far as an axis, counted on from its start."""
+    return place - length * (place >= length)
+
+
 def split_windows(
     x: Tensor, height: int, width: int, size: int, shift: int
 ) -> Tensor:
     """See ``mmdat.ops.windows.split_windows``."""
     cut = cut_windows(height, width, size, x.device)
-    y = (cut.row * size + cut.y + shift) % (cut.rows * size)
-    z = (cut.column * size + cut.x + shift) % (cut.columns * size)
-    inside = (y < height) & (z < width)  # n, w w
-    windows = x[:, y.clamp(max=height - 1), z.clamp(max=width - 1)]
+    row = _around(cut.row * size + cut.y + shift, cut.rows * size)
+    column = _around(cut.column * size + cut.x + shift, cut.columns * size)
+    inside = (row < height) & (column < width)  # n, w w
+    row, column = row.clamp(max=height - 1), column.clamp(max=width - 1)
+    windows = x[:, row, column]
     windows = windows.masked_fill(~inside[..., None], 0)
     return windows.transpose(0, 1)
 
@@ -75,7 +82,7 @@ def join_windows(
     device = windows.device
     y = torch.arange(height, device=device)[:, None] + (rows * size - shift)
     x = torch.arange(width, device=device) + (columns * size - shift)
-    y, x = y % (rows * size), x % (columns * size)
+    y, x = _around(y, rows * size), _around(x, columns * size)
     window = y // size * columns + x // size
     place = y % size * size + x % size
     return windows.transpose(0, 1)[:, window, place]

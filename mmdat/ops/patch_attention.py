@@ -1,12 +1,14 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Attention of each position on the K x K patch around it, two ways.
 
-Positions outside the map read zeros. No released weights use these.
+Positions outside the map read zeros. No released weights use these functions.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .sizes import unflatten
 
 
 def patches(x: Tensor, size: int) -> Tensor:
@@ -26,7 +28,7 @@ def slide_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Slide attention: each query on keys of its own (CVPR 2023).
+    """Slide attention: each query has different keys (CVPR 2023).
 
     Args:
         q: Queries (B, H, W, heads, d).
@@ -55,7 +57,7 @@ def learned_query_attention(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """QnA: a few learnt queries look at every patch (CVPR 2022).
+    """QnA: a few learnt queries attend to every patch (CVPR 2022).
 
     Args:
         queries: Learnt queries (n, heads, d), shared by all positions.
@@ -67,7 +69,7 @@ def learned_query_attention(
 
     Returns:
         Tensor (B, H, W, heads, d), the sum over the n queries. Positions
-        outside the map are no keys.
+        outside the map are not keys.
     """
     heads, dim = k.shape[3:]
     patch, number = bias.shape[:2]
@@ -75,9 +77,9 @@ def learned_query_attention(
     scale = dim**-0.5 if scale is None else scale
     scores = scale * torch.einsum('nhd,byxhd->byxnh', queries, k)
     scores = patches(scores.flatten(-2), size)
-    scores = scores.unflatten(-1, (number, heads))
+    scores = unflatten(scores, -1, (number, heads))
     inside = patches(torch.ones_like(k[..., 0, :1]), size) > 0
     scores = (scores + bias).masked_fill(~inside[..., None], float('-inf'))
     weights = (scores.softmax(3) * gain).sum(-2)  # B, H, W, K K, heads
-    values = patches(v.flatten(-2), size).unflatten(-1, (heads, dim))
+    values = unflatten(patches(v.flatten(-2), size), -1, (heads, dim))
     return (weights[..., None] * values).sum(3)

@@ -62,7 +62,9 @@ def commands():
             for line in block.replace('\\\n', ' ').splitlines():
                 words = shlex.split(line.removeprefix('$ '), comments=True)
                 for i, word in enumerate(words):
-                    if re.match(SCRIPT, word):
+                    if re.match(r'projects/\w+/configs/\w+\.py$', word):
+                        assert (ROOT / word).is_file(), (page.name, word)
+                    elif re.match(SCRIPT, word):
                         yield page.name, word, words[i + 1 :]
 
 
@@ -106,6 +108,14 @@ def test_snippets_build(number, tmp_path):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert type(model.backbone).__name__ == 'DAT'
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/index.md'])
+def test_the_first_snippet_runs(page, capsys):
+    exec(blocks(ROOT / page, ('python',))[0], {})
+    shapes = capsys.readouterr().out.splitlines()
+    assert shapes[0] == '(1, 96, 56, 56)' and shapes[-1] == '(1, 768, 7, 7)'
+    assert len(shapes) == 4
 
 
 def metafile_models():

@@ -1,3 +1,4 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
 """What is exported computes what the regions and the plain formulas do."""
 
 import pytest

@@ -19,7 +19,7 @@ from ...ops.position_bias import (
     resize_dense_scores,
 )
 from ...ops.precision import at_least_float32, autocast_off, product_type
-from ...ops.sizes import ceil_div, is_known, merge
+from ...ops.sizes import ceil_div, is_known, merge, unflatten
 from ..fused import project
 from ..layers import as_parameters_of, depthwise, named, pad_to_multiple
 from ..stock import calls_by_the_seam
@@ -139,7 +139,7 @@ class DeformableAttention(nn.Module):
         v = project(self.proj_v, sampled)
 
         q_heads, k, v = (
-            t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v)
+            unflatten(t, -1, (self.num_heads, -1)) for t in (q, k, v)
         )
         out = deformable_attention(
             q_heads,
@@ -169,14 +169,14 @@ class DeformableAttention(nn.Module):
             like = at_least_float32(q[:0])
             points_yx = reference_points_yx(hk, wk, self.convention, like)
             return points_yx.expand(batch, self.offset_groups, -1, -1, -1)
-        q = q.unflatten(-1, (self.offset_groups, -1))
+        q = unflatten(q, -1, (self.offset_groups, -1))
         # Offsets in float32 also under autocast, see ops.precision.
         q = as_parameters_of(self.conv_offset, q.permute(0, 3, 1, 2, 4))
         q = merge(q)  # B g, H, W, C / g
         with autocast_off(q):
             offset_yx = self.conv_offset(q)
         offset_yx = at_least_float32(offset_yx)
-        offset_yx = offset_yx.unflatten(0, (batch, self.offset_groups))
+        offset_yx = unflatten(offset_yx, 0, (batch, self.offset_groups))
         return deformed_points_yx(
             offset_yx, self.convention, self.offset_range
         )

@@ -4,6 +4,7 @@
 from torch import Tensor, nn
 
 from ...ops.full_attention import full_attention
+from ...ops.sizes import unflatten
 
 
 class FullAttention(nn.Module):
@@ -38,8 +39,8 @@ class FullAttention(nn.Module):
         """Maps (B, H, W, C) to (B, H, W, C)."""
         height, width = x.shape[1:3]
         qkv = self.qkv(x).flatten(1, 2)  # B, H W, 3 C
-        qkv = qkv.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3)
+        qkv = unflatten(qkv, -1, (3, self.num_heads, -1)).transpose(1, 3)
         dropout = self.attn_drop_rate if self.training else 0.0
         out = full_attention(*qkv.unbind(2), dropout=dropout)
-        out = out.transpose(1, 2).flatten(-2).unflatten(1, (height, width))
+        out = unflatten(out.transpose(1, 2).flatten(-2), 1, (height, width))
         return self.proj_drop(self.proj(out))

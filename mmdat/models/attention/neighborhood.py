@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import neighborhood_attention
-from ...ops.sizes import at_least, crop, pad
+from ...ops.sizes import at_least, crop, pad, unflatten
 from ..fused import project
 from ..stock import calls_by_the_seam
 
@@ -54,7 +54,7 @@ class NeighborhoodAttention(nn.Module):
         below = at_least(self.kernel_size - height, 0)
         right = at_least(self.kernel_size - width, 0)
         qkv = project(self.qkv, pad(x, below, right))
-        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
+        qkv = unflatten(qkv, -1, (3, self.num_heads, -1))
         out = neighborhood_attention(
             *qkv.unbind(3),
             self.rpb,

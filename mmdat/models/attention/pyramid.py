@@ -4,6 +4,7 @@
 from torch import Tensor, nn
 
 from ...ops.full_attention import full_attention
+from ...ops.sizes import unflatten
 from ..layers import PatchConv, named
 
 
@@ -44,13 +45,13 @@ class PyramidAttention(nn.Module):
         """Maps (B, H, W, C) to (B, H, W, C)."""
         height, width = x.shape[1:3]
         heads = (self.num_heads, -1)
-        q = self.q(x).flatten(1, 2).unflatten(-1, heads).transpose(1, 2)
+        q = unflatten(self.q(x).flatten(1, 2), -1, heads).transpose(1, 2)
         kv = self.kv(self.proj_ds(x)).flatten(1, 2)
         k, v = (
-            half.unflatten(-1, heads).transpose(1, 2)
+            unflatten(half, -1, heads).transpose(1, 2)
             for half in kv.chunk(2, -1)
         )
         dropout = self.attn_drop_rate if self.training else 0.0
         out = full_attention(q, k, v, dropout=dropout)
-        out = out.transpose(1, 2).flatten(-2).unflatten(1, (height, width))
+        out = unflatten(out.transpose(1, 2).flatten(-2), 1, (height, width))
         return self.proj_drop(self.proj(out))

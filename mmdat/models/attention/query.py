@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops.patch_attention import learned_query_attention
+from ...ops.sizes import unflatten
 
 
 class QueryAttention(nn.Module):
@@ -48,8 +49,8 @@ class QueryAttention(nn.Module):
         heads = (self.num_heads, -1)
         out = learned_query_attention(
             self.q_param,
-            self.proj_k(x).unflatten(-1, heads),
-            self.proj_v(x).unflatten(-1, heads),
+            unflatten(self.proj_k(x), -1, heads),
+            unflatten(self.proj_v(x), -1, heads),
             self.rpb_table,
             self.attn_scale,
         )

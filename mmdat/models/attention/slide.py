@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops.patch_attention import patches, slide_attention
+from ...ops.sizes import unflatten
 
 
 class SlideAttention(nn.Module):
@@ -53,7 +54,7 @@ class SlideAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C)."""
-        qkv = self.qkv(x).unflatten(-1, (self.num_heads, 3, -1))
+        qkv = unflatten(self.qkv(x), -1, (self.num_heads, 3, -1))
         q, k, v = qkv.unbind(-2)
         out = slide_attention(
             q,
@@ -76,7 +77,7 @@ class SlideAttention(nn.Module):
         deformed = self.dep_conv(x.permute(0, 3, 1, 2))
         deformed = deformed.view(batch, heads, dim, -1, height, width)
         shifted = patches(x, self.kernel_size)  # B heads, H, W, K K, d
-        shifted = shifted.unflatten(0, (batch, heads))
+        shifted = unflatten(shifted, 0, (batch, heads))
         return (shifted + deformed.permute(0, 1, 4, 5, 3, 2)).permute(
             0, 2, 3, 1, 4, 5
         )

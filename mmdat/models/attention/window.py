@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ...ops import window_attention
 from ...ops.cpu import fused_window
 from ...ops.precision import product_type
+from ...ops.sizes import unflatten
 from ...ops.window_attention import chosen_by_name, window_bias
 from ...ops.windows import WindowLayout, join_windows, split_windows
 from ..fused import Piece, project
@@ -63,7 +64,7 @@ class WindowAttention(nn.Module):
         # Cut before the projection: there are three times as many after.
         windows = split_windows(x, layout, product_type(x))
         qkv = project(self.proj_qkv, windows)
-        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # n, B, w w, ...
+        qkv = unflatten(qkv, -1, (3, self.num_heads, -1))  # n, B, w w, ...
         out = window_attention(
             *qkv.unbind(3),
             self.relative_position_bias_table,

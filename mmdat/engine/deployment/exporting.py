@@ -1,0 +1,195 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Exporting a part of a model, and holding the file against PyTorch."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...utils.errors import UserError
+from ...version import __version__
+from .formats import FORMATS, OPSET, Run, write_quietly
+from .parts import Deployable, part_of
+
+#: The largest difference that is put up with, as a share of the largest
+#: number of an output: float32 in another order.
+TOLERANCE = 1e-4
+
+
+class Exported(NamedTuple):
+    """A file that was written and checked.
+
+    Attributes:
+        path: The file.
+        task: See :class:`mmdat.engine.deployment.parts.Deployable`.
+        checks: For each shape (B, 3, H, W) tried the largest difference from
+            PyTorch, and the largest number of the output.
+        crop: The only size it takes, or None.
+    """
+
+    path: Path
+    task: str
+    checks: dict[tuple[int, ...], tuple[float, float]]
+    crop: tuple[int, int] | None
+
+
+def export(
+    model: nn.Module,
+    path: Path,
+    form: str = 'onnx',
+    part: str = 'whole',
+    shape: tuple[int, int] = (224, 224),
+    fixed: bool = False,
+) -> Exported:
+    """Writes a part of a model as a file that runs without OpenMMLab.
+
+    The file is written beside its place, run at three sizes and compared with
+    the model; it gets its name only if it agrees.
+
+    Args:
+        model: The model, with its weights.
+        path: The file to write.
+        form: One of :data:`FORMATS`.
+        part: One of :data:`PARTS`.
+        shape: (H, W) of the picture it is made with.
+        fixed: Whether it takes one batch and this size only.
+
+    Raises:
+        UserError: The part or the format does not work here, or the file does
+            not agree with the model. Nothing is left then.
+    """
+    if form not in FORMATS:
+        raise UserError(
+            f'--format must be one of {", ".join(FORMATS)}; got {form}.'
+        )
+    FORMATS[form].check(form)
+    if path.suffix != FORMATS[form].suffix:
+        raise UserError(
+            f'A file of --format {form} ends in {FORMATS[form].suffix}; got '
+            f'{path.name}.'
+        )
+    if not path.parent.is_dir():
+        raise UserError(f'There is no folder {path.parent} to write to.')
+    deployable = part_of(model, part)
+    dynamic = () if fixed else (0, 2, 3)
+    if deployable.crop is not None:
+        shape, dynamic = deployable.crop, dynamic[:1]
+    least = FORMATS[form].least if 2 in dynamic else 1
+    if min(shape) < least:
+        raise UserError(
+            f'--format {form} takes sides of at least {least} pixels unless '
+            f'--fixed is given; got --shape {shape[0]} {shape[1]}.'
+        )
+    draft = path.with_name(f'.{path.stem}.draft{path.suffix}')
+    try:
+        checks = _write_and_check(deployable, draft, form, shape, dynamic)
+        draft.replace(path)
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+    return Exported(path, deployable.task, checks, deployable.crop)
+
+
+def _write_and_check(
+    part: Deployable,
+    draft: Path,
+    form: str,
+    shape: tuple[int, int],
+    dynamic: Sequence[int],
+) -> dict[tuple[int, ...], tuple[float, float]]:
+    image = picture(2 if 0 in dynamic else 1, *shape)
+    try:
+        write_quietly(
+            FORMATS[form], part, image, dynamic, draft, _notes(part, dynamic)
+        )
+        run = FORMATS[form].load(draft)
+    except UserError:
+        raise
+    except Exception as error:  # exporters raise what they like
+        raise UserError(
+            f'--format {form} cannot hold this model: {_first_line(error)}; '
+            f'try --part backbone, --fixed or another format.'
+        ) from error
+    return {
+        sizes: _compare(part, run, form, sizes)
+        for sizes in trial_shapes(image, dynamic, FORMATS[form].least)
+    }
+
+
+def _notes(part: Deployable, dynamic: Sequence[int]) -> dict[str, str]:
+    """What a program that runs the file may want to know."""
+    return dict(
+        task=part.task,
+        image='BGR, 0 to 255, not normalised',
+        opset=str(OPSET),
+        mmdat=__version__,
+        **({'crop': json.dumps(part.crop)} if part.crop else {}),
+        **({'stride': json.dumps(part.stride)} if part.stride else {}),
+        dynamic=json.dumps(list(dynamic)),
+    )
+
+
+def picture(batch: int, height: int, width: int) -> Tensor:
+    """Noise to try a model with, the same every time."""
+    generator = torch.Generator().manual_seed(batch + height + width)
+    return 255 * torch.rand(batch, 3, height, width, generator=generator)
+
+
+def trial_shapes(
+    image: Tensor, dynamic: Sequence[int], least: int
+) -> list[tuple[int, ...]]:
+    """Shapes (B, 3, H, W) to try a file at: three, if it takes several."""
+    batch, channels, height, width = image.shape
+    shapes = [(batch, channels, height, width)]
+    if 2 in dynamic:
+        smaller = max(height * 3 // 4, least) | 1, width + 13 | 1
+        larger = height + 38, max(width - 27, least)
+        return [*shapes, (1, channels, *smaller), (3, channels, *larger)]
+    if 0 in dynamic:
+        shapes += [(n, channels, height, width) for n in (1, 3)]
+    return shapes
+
+
+def _compare(
+    part: Deployable, run: Run, form: str, shape: tuple[int, ...]
+) -> tuple[float, float]:
+    """Raises UserError unless file and model agree on a picture."""
+    image = picture(shape[0], *shape[2:])
+    with torch.no_grad():
+        wanted = part.module(image)
+    wanted = [wanted] if isinstance(wanted, Tensor) else wanted
+    name = ' x '.join(map(str, shape))
+    try:
+        outputs = run(image)
+    except Exception as error:  # runtimes raise what they like
+        raise UserError(
+            f'The file of --format {form} does not run at {name}: '
+            f'{_first_line(error)}; nothing was written, try --fixed.'
+        ) from error
+    worst, largest = 0.0, 0.0
+    for got, right in zip(outputs, wanted, strict=True):
+        if got.shape != right.shape:
+            raise UserError(
+                f'The file of --format {form} gives {tuple(got.shape)} at '
+                f'{name} where PyTorch gives {tuple(right.shape)}; nothing '
+                f'was written, try --fixed.'
+            )
+        apart = (got - right).abs().max().item()
+        scale = right.abs().max().item()
+        if not apart <= TOLERANCE * max(scale, 1e-6):
+            raise UserError(
+                f'The file of --format {form} is {apart:.2g} off PyTorch at '
+                f'{name}, where numbers are up to {scale:.2g}; nothing was '
+                f'written, try --fixed.'
+            )
+        worst, largest = max(worst, apart), max(largest, scale)
+    return worst, largest
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip('.')[:300]

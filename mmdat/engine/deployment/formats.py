@@ -1,0 +1,189 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Writing a module in one format, and running what was written."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...utils.errors import UserError
+from .parts import Deployable
+
+#: Has all operators that are needed: GridSample came with 16,
+#: LayerNormalization with 17.
+OPSET = 17
+#: What ``torch.export`` takes as sides: maps of one row are a case of their
+#: own to it, and DAT's last map has stride 32.
+LEAST_SIDE, MOST_SIDE = 33, 8192
+MOST_BATCH = 1024
+
+Run = Callable[[Tensor], Sequence[Tensor]]
+
+
+class Format(NamedTuple):
+    """A format of files.
+
+    Attributes:
+        suffix: How its files end.
+        needs: Packages that write and check it.
+        write: Writes a part: the part, a picture, which axes are dynamic
+            (any of 0, 2, 3), the file and what to note in it.
+        load: Makes a function from pictures to outputs of a file.
+        least: The smallest side of a picture if sides are dynamic.
+    """
+
+    suffix: str
+    needs: tuple[str, ...]
+    write: Callable[..., None]
+    load: Callable[[Path], Run]
+    least: int = 1
+
+    def check(self, name: str) -> None:
+        """Raises UserError unless its packages are here."""
+        missing = [one for one in self.needs if find_spec(one) is None]
+        if missing:
+            raise UserError(
+                f'--format {name} needs {" and ".join(missing)}; install '
+                f'with pip install {" ".join(missing)}.'
+            )
+
+
+_AXES = {0: 'batch', 2: 'height', 3: 'width'}
+
+
+def _write_onnx(
+    part: Deployable,
+    image: Tensor,
+    dynamic: Sequence[int],
+    path: Path,
+    notes: dict[str, str],
+) -> None:
+    import onnx
+
+    axes: dict[str, dict[int, str]] = {
+        'image': {axis: _AXES[axis] for axis in dynamic}
+    }
+    for name in part.outputs:
+        axes[name] = {0: 'batch'} if 0 in dynamic else {}
+        if part.task == 'segmentation':
+            axes[name] = dict(axes['image'])
+        elif part.task == 'features':
+            axes[name].update({a: f'{name}_{_AXES[a]}' for a in dynamic if a})
+    traced = {}
+    if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
+        traced['dynamo'] = False  # which follows sizes, and takes seconds
+    with torch.no_grad():
+        torch.onnx.export(
+            part.module,
+            (image,),
+            str(path),
+            opset_version=OPSET,
+            input_names=['image'],
+            output_names=list(part.outputs),
+            dynamic_axes=axes,
+            **traced,
+        )
+    model = onnx.load(str(path))
+    foreign = {n.domain for n in model.graph.node} - {'', 'ai.onnx'}
+    if foreign:
+        raise UserError(
+            f'Only standard operators are exported; this model needs those '
+            f'of {", ".join(sorted(foreign))}.'
+        )
+    onnx.helper.set_model_props(model, notes)
+    onnx.save(model, str(path))
+
+
+def _load_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=['CPUExecutionProvider']
+    )
+
+    def run(image: Tensor) -> list[Tensor]:
+        outputs = session.run(None, {'image': image.numpy()})
+        return [torch.from_numpy(output) for output in outputs]
+
+    return run
+
+
+def _program(part: Deployable, image: Tensor, dynamic: Sequence[int]) -> Any:
+    limits = {
+        0: (1, MOST_BATCH),
+        2: (LEAST_SIDE, MOST_SIDE),
+        3: (LEAST_SIDE, MOST_SIDE),
+    }
+    shapes = {
+        axis: torch.export.Dim(
+            _AXES[axis], min=limits[axis][0], max=limits[axis][1]
+        )
+        for axis in dynamic
+    }
+    with torch.no_grad():
+        return torch.export.export(
+            part.module, (image,), dynamic_shapes=(shapes,)
+        )
+
+
+def _write_program(
+    part: Deployable,
+    image: Tensor,
+    dynamic: Sequence[int],
+    path: Path,
+    notes: dict[str, str],
+) -> None:
+    program = _program(part, image, dynamic)
+    torch.export.save(program, str(path), extra_files={'notes': str(notes)})
+
+
+def _load_program(path: Path) -> Run:
+    return _listed(torch.export.load(str(path)).module())
+
+
+def _write_compiled(
+    part: Deployable,
+    image: Tensor,
+    dynamic: Sequence[int],
+    path: Path,
+    notes: dict[str, str],
+) -> None:
+    program = _program(part, image, dynamic)
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+def _load_compiled(path: Path) -> Run:
+    return _listed(torch._inductor.aoti_load_package(str(path)))
+
+
+def _listed(run: Callable) -> Run:
+    def listed(image: Tensor) -> Sequence[Tensor]:
+        with torch.no_grad():
+            outputs = run(image)
+        return [outputs] if isinstance(outputs, Tensor) else outputs
+
+    return listed
+
+
+#: Formats by the names that the command line has for them.
+FORMATS = {
+    'onnx': Format('.onnx', ('onnx', 'onnxruntime'), _write_onnx, _load_onnx),
+    'torch-export': Format(
+        '.pt2', (), _write_program, _load_program, LEAST_SIDE
+    ),
+    'aoti': Format('.pt2', (), _write_compiled, _load_compiled, LEAST_SIDE),
+}
+
+
+def write_quietly(form: Format, *args: Any) -> None:
+    """Writes without the warnings that exporters have for everybody."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        form.write(*args)

@@ -1,0 +1,107 @@
+# Copyright (c) mmdat contributors. Apache-2.0 licence.
+"""Exports a trained model to ONNX, torch.export or compiled code.
+
+The file is run at three sizes, odd ones among them, and compared with
+PyTorch; what does not agree is not written.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmdat.analysis.forward import build_model
+from mmdat.checkpoints.loading import load_checkpoint_file
+from mmdat.engine.configuration import load_config
+from mmdat.engine.deployment import FORMATS, PARTS, export
+from mmdat.engine.deployment.formats import OPSET
+from mmdat.engine.weights import check_fits
+from mmdat.utils.errors import UserError, one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='weights of the whole model')
+    parser.add_argument(
+        '--format',
+        choices=list(FORMATS),
+        default='onnx',
+        help=f'onnx (opset {OPSET}), torch-export (a program of PyTorch) or '
+        f'aoti (compiled for this machine); default onnx',
+    )
+    parser.add_argument(
+        '--part',
+        choices=PARTS,
+        default='whole',
+        help='what to export; detectors: backbone or neck; default whole',
+    )
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        default=[224],
+        metavar='SIDE',
+        help='height and width of the picture it is made with, or one number '
+        'for both; other sizes run too, unless --fixed; default 224',
+    )
+    parser.add_argument(
+        '--fixed', action='store_true', help='one size and batch only'
+    )
+    parser.add_argument(
+        '--out', type=Path, help='the file; default work_dirs/CONFIG.SUFFIX'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings to override, key=value; lists as key="[a,b]"',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Exports, checks, and says how far apart the two are."""
+    args = parse_args()
+    if len(args.shape) > 2 or min(args.shape) < 1:
+        raise UserError(
+            f'--shape takes a height and a width, or one number for both, in '
+            f'pixels; got {" ".join(map(str, args.shape))}.'
+        )
+    cfg = load_config(args.config, args.cfg_options)
+    checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
+    model = build_model(cfg)
+    check_fits(args.checkpoint, checkpoint, model)
+    path = args.out
+    if path is None:
+        path = Path('work_dirs') / (
+            Path(args.config).stem + FORMATS[args.format].suffix
+        )
+        path.parent.mkdir(exist_ok=True)
+    done = export(
+        model,
+        path,
+        args.format,
+        args.part,
+        (args.shape[0], args.shape[-1]),
+        args.fixed,
+    )
+    for shape, (apart, largest) in done.checks.items():
+        print(
+            f'{" x ".join(map(str, shape))}: at most {apart:.2g} off PyTorch, '
+            f'numbers up to {largest:.3g}'
+        )
+    size = done.path.stat().st_size / 2**20
+    opset = f', opset {OPSET}' if args.format == 'onnx' else ''
+    print(f'{done.path}: {size:.1f} MB{opset}, {done.task}')
+    if done.crop:
+        print(
+            f'It takes crops of {done.crop[0]} x {done.crop[1]}; run_onnx.py '
+            f'slides them over a picture as the config says.'
+        )
+
+
+if __name__ == '__main__':
+    with one_sentence_errors('export'):
+        main()
