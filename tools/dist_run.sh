@@ -15,12 +15,20 @@ if [ -z "${OMP_NUM_THREADS:-}" ] && ! nvidia-smi -L >/dev/null 2>&1; then
 fi
 source "$tools/find_python.sh"
 export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
+where=${MASTER_ADDR:-127.0.0.1} port=${PORT:-29500}
 if [ "$nodes" = 1 ] && [ -z "${PORT:-}" ]; then
     # Any free port, so that two runs on one machine do not collide.
     meet=(--standalone)
+elif [ "${MAX_RESTARTS:-0}" != 0 ]; then
+    # The one meeting place where processes meet again after a failure.
+    meet=(--rdzv_backend c10d --rdzv_id "${RUN_ID:-mmdat}"
+        --rdzv_endpoint "$where:$port")
 else
-    meet=(--node_rank "${NODE_RANK:-0}" --master_addr
-        "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}")
+    meet=(--node_rank "${NODE_RANK:-0}" --master_addr "$where"
+        --master_port "$port")
+fi
+if [ "${MAX_RESTARTS:-0}" != 0 ]; then
+    meet+=(--max_restarts "$MAX_RESTARTS")
 fi
 exec "$PYTHON" "$tools/dist_run.py" -m torch.distributed.run --nnodes "$nodes" \
     --nproc_per_node "$processes" "${meet[@]}" \

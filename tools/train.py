@@ -10,7 +10,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 
 import argparse
 
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from mmdat.checkpoints.loading import use_safe_loading
 from mmdat.engine.arguments import common_parser, parse
@@ -88,8 +88,13 @@ def main() -> None:
         if not args.no_check:
             check_contents(cfg, ('train', 'val'), args.launcher)
         check_in_one(lambda: prepare_work_dir(cfg.work_dir))
-        runner = Runner.from_cfg(cfg)
-        check_weights(runner, training=True)
+        if cfg.get('strategy') is None:
+            runner = Runner.from_cfg(cfg)
+            check_weights(runner, training=True)
+        else:  # builds the model when it trains
+            from mmdat.engine import sharding  # noqa: F401 registers
+
+            runner = FlexibleRunner.from_cfg(cfg)
         runner.train()
         end_launch()
 

@@ -122,10 +122,7 @@ def check_resumable(cfg: Config, content: Mapping[str, Any]) -> None:
             f'no {missing} and may contain weights only, so {instead}.'
         )
     if 'optimizer' not in content:
-        warn_once(
-            f'{filename} has no optimizer state, so the optimizer starts '
-            f'with a new one.'
-        )
+        warn_once(f'{filename} has no optimizer state, so a new one is used.')
     elif isinstance(content['optimizer'], Mapping):
         _check_optimizer(cfg, filename, content['optimizer'], instead)
     else:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Whether weights are what a model needs, and the sentence for when not."""
+"""Checks that a checkpoint has the weights of a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ def check_fits(
         only: Look at entries whose names start with this.
 
     Returns:
-        What is unexpected in the file, which does no harm.
+        The unexpected entries of the file, which are harmless.
     """
     wanted = identify(model.state_dict())
     misfit = load_and_compare(model, checkpoint).within(only)
@@ -50,9 +50,10 @@ def resolution_note(
 ) -> str | None:
     """What to say of a classifier that is run at another resolution.
 
-    Its tables are fitted and it works, but the number that goes with the file
-    is not to be expected. Dense models run at any size. To be asked before
-    the checkpoint is loaded: a DAT++ takes tables as they are in the file.
+    The tables are adapted and the model works, but the reported accuracy of
+    the file does not apply. Detectors and segmentors run at any size. Call
+    this before the checkpoint is loaded, because a DAT++ then has the tables
+    of the file.
     """
     found, wanted = identify(checkpoint), identify(model.state_dict())
     tasks = {found.task, wanted.task}

@@ -13,9 +13,9 @@ _TAIL = 1 << 16
 
 @lru_cache
 def is_needed() -> bool:
-    """Whether this OpenCV fills up what is missing, and says nothing.
+    """Whether this OpenCV silently fills the missing part of a picture.
 
-    Up to 4.10 it does so; 4.11 gives nothing for such a file.
+    Versions up to 4.10 do; 4.11 returns nothing for such a file.
     """
     try:
         import cv2
@@ -27,8 +27,8 @@ def is_needed() -> bool:
 def check_whole(path: str) -> None:
     """Raises ValueError for a JPEG or PNG file without its end.
 
-    Only its first and last bytes are read. Files of other kinds, and what is
-    no file of this machine, are left alone.
+    It reads only the first and last bytes. Files of other kinds, and remote
+    files, are not checked.
     """
     if not os.path.isfile(path):
         return

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""A work dir that can be written, and that one training has to itself."""
+"""A writable work dir for one training at a time."""
 
 import fcntl
 import json
@@ -13,8 +13,7 @@ from ..utils.errors import UserFileError
 
 LOCK = '.training'
 
-# Locks are held as long as their files are open: to the end of the process,
-# whichever way it ends.
+# A lock is held while its file is open: until the process ends, in any way.
 _held: dict[Path, BinaryIO] = {}
 
 
@@ -32,8 +31,8 @@ def alive(process: int) -> bool:
 def prepare_work_dir(work_dir: str) -> None:
     """Makes a work dir and keeps other trainings out of it.
 
-    The system lets go of the lock when this process ends, however it ends;
-    processes that it starts do not hold it.
+    The system releases the lock when this process ends, in any way. Child
+    processes do not hold it.
 
     Args:
         work_dir: The folder.

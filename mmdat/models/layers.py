@@ -29,7 +29,7 @@ def as_parameters_of(module: nn.Module, x: Tensor) -> Tensor:
     float32 if it has none, as layers that were quantised.
     """
     types = (p.dtype for p in module.parameters() if p.is_floating_point())
-    # What is copied anyway is laid out row by row.
+    # A copy is made in row-major layout.
     return x.to(
         next(types, torch.float32), memory_format=torch.contiguous_format
     )
@@ -98,8 +98,8 @@ class Conv2d(Scriptable, nn.Conv2d):
     def _overhangs(self, x: Tensor) -> bool:
         """Whether a kernel that moves in steps is wider than the map.
 
-        The weight gradient that oneDNN computes in bfloat16 is then made of
-        memory that was never written (seen with PyTorch 2.11).
+        In this case oneDNN's weight gradient in bfloat16 reads memory that was
+        never written (seen with PyTorch 2.11).
         """
         return (
             not is_exporting()  # for any size, and without gradients

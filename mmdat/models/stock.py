@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The question of the seam: could anybody tell fast code from the layers?
+"""The predicate of the seam: whether fast code may replace layers.
 
 See ``mmdat.models.fused``, which asks.
 """

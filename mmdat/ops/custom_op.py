@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Functions that compilers take as one operator.
+"""Functions that compilers see as one operator.
 
 Operators of torch.library are opaque to torch.compile, so that a model
 compiles into one graph. Otherwise the functions are called as they are: the
 first call of such an operator imports PyTorch's compiler, which takes two
-seconds and 130 MB. PyTorch before 2.4 registers no operators; a backend that
-needs them is not supported there, or keeps more for the backward pass.
+seconds and 130 MB. PyTorch before 2.4 has no custom operators; a backend that
+needs them is not supported there, or stores more for the backward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def is_exporting() -> bool:
 
 
 def is_recorded() -> bool:
-    """Whether operations are counted, recorded or replaced as they run."""
+    """Whether a mode counts, records or replaces operations."""
     if is_compiling():
         return False
     return _get_current_dispatch_mode() is not None or any(
@@ -52,7 +52,7 @@ def is_transformed() -> bool:
 
 
 def is_watched() -> bool:
-    """Whether a compiler, a trace or a mode looks at the operations."""
+    """Whether a compiler, a trace or a mode observes the operations."""
     return is_compiling() or torch.jit.is_tracing() or is_recorded()
 
 
@@ -62,7 +62,7 @@ class Operator:
     Args:
         name: The operator is ``mmdat::name``.
         function: What it does; annotated, unless there is a `schema`.
-        schema: The operator's arguments and results in PyTorch's words.
+        schema: The schema of the operator, in PyTorch's notation.
     """
 
     def __init__(
@@ -103,19 +103,19 @@ def register_backward(
     backward: Callable,
     twice: bool = False,
 ) -> None:
-    """Makes an operator the backward pass of another.
+    """Registers an operator as the backward pass of another.
 
     Args:
         forward: The operator.
         gradients: The operator that computes its gradients.
-        fake: What `forward` returns, not yet filled, from its arguments.
+        fake: Returns empty outputs of `forward`, given its arguments.
         fake_backward: The same for `gradients`.
         setup_context: Keeps what is needed, given the context, all arguments
             and the output, as ``torch.autograd.Function.setup_context`` does.
         backward: Given `gradients`, the context and the gradients of the
             outputs, returns those of the arguments.
-        twice: Whether `backward` can be differentiated, as it must be where
-            gradients are enabled while it runs.
+        twice: Whether `backward` can be differentiated, for second
+            derivatives.
     """
     run = partial(backward, gradients.function)
     forward.differentiable = type(
@@ -142,8 +142,9 @@ def recompute_in_backward(
     *,
     fake: Callable = lambda x, *_: x.new_empty(x.shape),
     twice: bool = False,
+    told_needs: bool = False,
 ) -> None:
-    """As ``register_backward``, if the inputs are all that is needed.
+    """As ``register_backward``, for operators that save only their inputs.
 
     Args:
         forward: The operator, of tensors and then settings; has one output.
@@ -152,6 +153,8 @@ def recompute_in_backward(
         fake: See ``register_backward``; as the first input by default.
         twice: Whether autograd can differentiate `forward`'s function, which
             it does when gradients are differentiated themselves.
+        told_needs: Whether `gradients` is told last, for each of the tensors,
+            if its gradient is needed.
     """
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -161,13 +164,16 @@ def recompute_in_backward(
     def backward(
         run: Callable, ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors  # checkpointing lets them be read once
+        tensors = (
+            ctx.saved_tensors
+        )  # with checkpointing they can be read only once
         if twice and torch.is_grad_enabled():
             grads = _gradients_with_graph(
                 forward.function, tensors, ctx.settings, grad
             )
         else:
-            grads = run(grad, *tensors, *ctx.settings)
+            needs = ctx.needs_input_grad[: len(tensors) * told_needs]
+            grads = run(grad, *tensors, *ctx.settings, *needs)
         return *grads, *(None for _ in ctx.settings)
 
     register_backward(
@@ -197,7 +203,7 @@ def _gradients_with_graph(
 
     Args:
         function: Of the tensors and the settings.
-        tensors: What it is differentiated by.
+        tensors: The variables.
         settings: Its other arguments.
         grad: The gradient of its output.
     """

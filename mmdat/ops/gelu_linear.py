@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""GELU and a linear layer, of which training keeps one map instead of two."""
+"""GELU and a linear layer that store one map for training, not two."""
 
 from typing import Any
 
@@ -9,11 +9,10 @@ from torch import Tensor
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``linear(gelu(x))`` that keeps only `x` for the backward pass.
+    """``linear(gelu(x))`` that stores only `x` for the backward pass.
 
-    The hidden map is the largest of a block. To keep it once, before the
-    GELU, instead of twice, saves a quarter of the memory of a training step
-    for one more GELU.
+    The hidden map is the largest of a block. Storing it once, before the GELU,
+    saves a quarter of the memory of a training step and costs one more GELU.
 
     Args:
         x: (..., C).

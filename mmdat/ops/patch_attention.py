@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Attention of each position on the K x K patch around it, two ways.
 
-Positions outside the map read zeros. No released weights use these.
+Positions outside the map read zeros. No released weights use these functions.
 """
 
 import torch
@@ -28,7 +28,7 @@ def slide_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Slide attention: each query on keys of its own (CVPR 2023).
+    """Slide attention: each query has different keys (CVPR 2023).
 
     Args:
         q: Queries (B, H, W, heads, d).
@@ -58,7 +58,7 @@ def learned_query_attention(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """QnA: a few learnt queries look at every patch (CVPR 2022).
+    """QnA: a few learnt queries attend to every patch (CVPR 2022).
 
     Args:
         queries: Learnt queries (n, heads, d), shared by all positions.
@@ -70,7 +70,7 @@ def learned_query_attention(
 
     Returns:
         Tensor (B, H, W, heads, d), the sum over the n queries. Positions
-        outside the map are no keys.
+        outside the map are not keys.
     """
     heads, dim = k.shape[3:]
     patch, number = bias.shape[:2]

@@ -43,12 +43,12 @@ def grid_sample(maps: Tensor, grid_xy: Tensor) -> Tensor:
 
     Zeros outside the map; -1 and 1 are the centres of its outer pixels.
     """
-    if is_transformed():  # by derivatives that grid_sample may not have
+    if is_transformed():  # with derivatives that grid_sample lacks
         return _by_index(maps, grid_xy)
     if _whole(maps) and is_compiling():
         return whole.grid_sample(maps, grid_xy)
     if maps.is_cuda and not torch.jit.is_tracing():
-        # Otherwise cuDNN's operator, which compilers know no shapes of.
+        # Otherwise cuDNN's operator, for which compilers infer no shapes.
         return torch.ops.aten.grid_sampler_2d(maps, grid_xy, 0, 0, True)
     return F.grid_sample(
         maps,

@@ -10,17 +10,16 @@ from .custom_op import HAS_OPERATORS
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Returns `x` in float32, or as it is if it is wider already.
+    """Returns `x` in float32, or unchanged if its type is wider.
 
     bfloat16 has 8 significant bits: next to 1 its steps are 1/256, several
-    pixels on a map 1000 wide. Everything that becomes a sampling position
-    goes through here first.
+    pixels on a map 1000 wide. Every sampling position is converted here first.
     """
     return x if x.dtype == torch.float64 else x.float()
 
 
 def autocast_off(x: Tensor) -> AbstractContextManager:
-    """A context in which autocast leaves operations on `x` alone."""
+    """A context without autocast for operations on `x`."""
     if x.device.type == 'meta':  # has no autocast
         return nullcontext()
     return torch.autocast(device_type=x.device.type, enabled=False)
@@ -50,8 +49,8 @@ def product_type(x: Tensor) -> torch.dtype:
 def must_repeat_exactly(x: Tensor) -> bool:
     """Whether ``grid_sample`` must not be differentiated on `x`.
 
-    On a GPU its backward pass adds in any order, and PyTorch refuses it under
-    ``torch.use_deterministic_algorithms``.
+    On a GPU its backward pass adds in random order, so PyTorch refuses it
+    under ``torch.use_deterministic_algorithms``.
     """
     return (
         x.device.type != 'cpu'

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .custom_op import HAS_OPERATORS, is_compiling, is_exporting
+
 
 def at_least(n: int, least: int) -> int:
     """``max(n, least)``, which of a traced size stays a function of it.
@@ -42,6 +44,11 @@ def is_needed(padding: int) -> bool:
 
     A graph for all sizes would otherwise be one for sizes without padding.
     """
+    if type(padding) is int and is_compiling() and HAS_OPERATORS:
+        # It passes for a number while it stands for one.
+        from torch.fx.experimental import symbolic_shapes
+
+        return not symbolic_shapes.statically_known_true(padding == 0)
     return type(padding) is not int or padding != 0
 
 
@@ -76,10 +83,18 @@ def pad(x: Tensor, below: int, right: int) -> Tensor:
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """The top left of a map (B, H', W', ...)."""
+    """The top left of a map (B, H', W', ...).
+
+    Compilers get a copy if something may be cut off, which they compute with
+    what comes next: of a view they would ask whether it is contiguous, and
+    answer it for sizes with and without padding.
+    """
+    cut = x.shape[1] - height, x.shape[2] - width
     for dim, n in ((1, height), (2, width)):
         if isinstance(n, torch.SymInt):  # slices decide by it
             x = x.index_select(dim, torch.arange(n, device=x.device))
         else:
             x = x.narrow(dim, 0, n)
+    if is_compiling() and not is_exporting() and any(map(is_needed, cut)):
+        return x.clone(memory_format=torch.contiguous_format)
     return x

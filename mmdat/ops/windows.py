@@ -8,26 +8,37 @@ import torch
 from torch import Tensor
 
 from . import gathering
-from .custom_op import is_exporting
-from .sizes import ceil_div, is_needed, pad
+from .custom_op import is_compiling, is_exporting
+from .sizes import ceil_div, crop, is_needed, pad
 
 
 class WindowPart(NamedTuple):
-    """Windows with the same mask.
+    """Windows with the same mask, a rectangle of the grid of windows.
+
+    Numbers, since compilers take a slice that is handed on for one size.
 
     Attributes:
-        windows: Their place in the order of the windows.
-        rows: Their rows in the grid of windows.
-        columns: Their columns.
+        start: The first of them in the order of the windows.
+        row: Their first row in the grid.
+        rows: How many rows.
+        column: Their first column.
+        columns: How many columns.
         seam_y: Whether they hold rows from both ends of the map.
         seam_x: Whether they hold columns from both ends.
     """
 
-    windows: slice
-    rows: slice
-    columns: slice
+    start: int
+    row: int
+    rows: int
+    column: int
+    columns: int
     seam_y: bool
     seam_x: bool
+
+    @property
+    def windows(self) -> slice:
+        """Their place in the order of the windows."""
+        return slice(self.start, self.start + self.rows * self.columns)
 
 
 class WindowLayout(NamedTuple):
@@ -59,20 +70,19 @@ class WindowLayout(NamedTuple):
         from two ends of it.
         """
         start = 0
-        for rows, seam_y in self._spans(self.grid[0]):
-            for columns, seam_x in self._spans(self.grid[1]):
-                count = (rows.stop - rows.start) * (
-                    columns.stop - columns.start
+        for row, rows, seam_y in self._spans(self.grid[0]):
+            for column, columns, seam_x in self._spans(self.grid[1]):
+                yield WindowPart(
+                    start, row, rows, column, columns, seam_y, seam_x
                 )
-                windows = slice(start, start + count)
-                yield WindowPart(windows, rows, columns, seam_y, seam_x)
-                start += count
+                start += rows * columns
 
-    def _spans(self, n: int) -> list[tuple[slice, bool]]:
+    def _spans(self, n: int) -> list[tuple[int, int, bool]]:
+        """First, number and seam of the rows, or columns, that look alike."""
         if not self.shift:
-            return [(slice(0, n), False)]
-        whole = [(slice(0, n - 1), False)] if n > 1 else []
-        return [*whole, (slice(n - 1, n), True)]
+            return [(0, n, False)]
+        whole = [(0, n - 1, False)] if n > 1 else []
+        return [*whole, (n - 1, 1, True)]
 
 
 def split_windows(
@@ -92,10 +102,9 @@ def split_windows(
         Windows (n, B, w * w, C).
     """
     size, shift = layout.size, layout.shift
+    dtype = x.dtype if dtype is None else dtype
     if is_exporting():
-        return gathering.split_windows(x, *layout).to(
-            x.dtype if dtype is None else dtype
-        )
+        return gathering.split_windows(x, *layout).to(dtype)
     rows, columns = layout.grid
     below, right = rows * size - layout.height, columns * size - layout.width
     padded = is_needed(below) or is_needed(right)
@@ -110,12 +119,14 @@ def split_windows(
     if not shift:
         grid = grid.to(dtype, memory_format=torch.contiguous_format)
         return grid.flatten(3, 4).flatten(0, 1)
-    return torch.cat(
-        [
-            grid[part.rows, part.columns].flatten(3, 4).flatten(0, 1)
-            for part in layout.parts()
-        ]
-    )
+    parts = []
+    for part in layout.parts():
+        cut = grid[part.row : part.row + part.rows]
+        cut = cut[:, part.column : part.column + part.columns]
+        if is_compiling():  # who copy once all the same, and ask nothing
+            cut = cut.clone(memory_format=torch.contiguous_format)
+        parts.append(cut.flatten(3, 4).flatten(0, 1))
+    return torch.cat(parts)
 
 
 def _cat(parts: list[Tensor], dim: int) -> Tensor:
@@ -136,18 +147,16 @@ def join_windows(windows: Tensor, layout: WindowLayout) -> Tensor:
     if is_exporting():
         return gathering.join_windows(windows, *layout)
     windows = windows.unflatten(2, (size, size))
-    bands: list[list[Tensor]] = []
-    rows = None
+    bands: list[list[Tensor]] = [[]]
     for part in layout.parts():
-        columns = part.columns.stop - part.columns.start
-        band = windows[part.windows].unflatten(0, (-1, columns))
+        band = windows[part.windows].unflatten(0, (part.rows, part.columns))
         band = band.permute(2, 0, 3, 1, 4, 5)  # B, rows, w, columns, w, C
-        if part.rows is not rows:
-            rows = part.rows
-            bands.append([])
         bands[-1].append(band)
+        if part.seam_x:  # the last columns of these rows
+            bands.append([])
+    bands = [band for band in bands if band]
     x = _cat([_cat(band, 3) for band in bands], 1)
     x = x.flatten(3, 4).flatten(1, 2)
     if shift:
         x = x.roll((shift, shift), (1, 2))
-    return x[:, : layout.height, : layout.width]
+    return crop(x, layout.height, layout.width)

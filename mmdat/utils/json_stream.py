@@ -2,7 +2,7 @@
 """Reading a large JSON object entry by entry, once, in little memory.
 
 COCO's training annotations are 450 MB of text and several GB of Python
-objects. Here every entry of the large lists is looked at and forgotten.
+objects. Here every entry of the large lists is checked and released.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 22  # characters
-# An error so near to the end of what was read may be for want of the rest.
+# An error this near to the end of the buffer may come from missing text.
 _NEAR_THE_END = 1000
 
 _SPACE = re.compile(r'[ \t\n\r]*')
@@ -103,7 +103,7 @@ class JSONStream:
         return after == ','
 
     def _list(self, key: str) -> None:
-        """Calls what is to be called with each entry of a list."""
+        """Calls the function of a list with each of its entries."""
         call, number = self._entries[key], 0
         if key in self._shortened:
             self._shortening = True

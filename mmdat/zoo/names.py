@@ -63,7 +63,7 @@ def arch_of(name: str) -> str:
     if plain in ARCH_ZOO:
         return plain
     close = get_close_matches(plain, [*NAMES, *ARCH_ZOO], 1, 0.5)
-    nearest = f'; {close[0]} is meant, perhaps' if close else ''
+    nearest = f'; a similar name is {close[0]}' if close else ''
     raise SettingError(
         f'The name of a model must be one of {", ".join(list_models())}; got '
         f'{name!r}{nearest}.'

@@ -22,6 +22,8 @@ PAGES = sorted(ROOT.glob('*.md'))
 PAGES += sorted((ROOT / 'docs').rglob('*.md'))
 PAGES += [ROOT / 'configs/README.md', ROOT / 'demo/README.md']
 PAGES += sorted((ROOT / 'projects').rglob('README.md'))
+# No config of a project.
+SCRIPT = re.compile(r'(?!.*/configs/)(tools|demo|projects)/.*\.(py|sh)$')
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
 
 
@@ -60,7 +62,9 @@ def commands():
             for line in block.replace('\\\n', ' ').splitlines():
                 words = shlex.split(line.removeprefix('$ '), comments=True)
                 for i, word in enumerate(words):
-                    if re.match(r'(tools|demo|projects)/.*\.(py|sh)$', word):
+                    if re.match(r'projects/\w+/configs/\w+\.py$', word):
+                        assert (ROOT / word).is_file(), (page.name, word)
+                    elif re.match(SCRIPT, word):
                         yield page.name, word, words[i + 1 :]
 
 
@@ -87,7 +91,7 @@ def test_commands_options_and_configs_exist():
             if word.startswith('--'):
                 option = word.partition('=')[0]
                 assert option in options_of(script), (page, script, word)
-            elif re.match(r'configs/\w+\.py$', word):
+            elif re.match(r'(projects/\w+/)?configs/\w+\.py$', word):
                 ours = (ROOT / word).is_file() or word == 'configs/mine.py'
                 assert ours, (page, word)
 
@@ -104,6 +108,14 @@ def test_snippets_build(number, tmp_path):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert type(model.backbone).__name__ == 'DAT'
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/index.md'])
+def test_the_first_snippet_runs(page, capsys):
+    exec(blocks(ROOT / page, ('python',))[0], {})
+    shapes = capsys.readouterr().out.splitlines()
+    assert shapes[0] == '(1, 96, 56, 56)' and shapes[-1] == '(1, 768, 7, 7)'
+    assert len(shapes) == 4
 
 
 def metafile_models():

@@ -13,6 +13,7 @@ import pytest
 
 for package in ('mkdocs', 'material', 'mkdocstrings'):
     pytest.importorskip(package)
+pytestmark = pytest.mark.slow  # one build, about 15 s, serves all of them
 ROOT = Path(__file__).parents[2]
 HOST = 'https://site.invalid/'
 # Elements whose address is fetched when a page is opened.

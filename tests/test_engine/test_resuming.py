@@ -165,13 +165,13 @@ WHOLE = dict(
     ),
 )
 STRANGE = {
-    'weights': (dict(meta=None, message_hub=None), 'holds no meta'),
+    'weights': (dict(meta=None, message_hub=None), 'has no meta'),
     'meta list': (dict(meta=[1]), 'meta by name, but a list'),
     'meta text': (dict(meta='x'), 'meta by name, but a str'),
     'no epoch': (dict(meta=dict(iter=1)), 'no meta.epoch'),
     'epoch text': (dict(meta=dict(epoch='a', iter=1)), "meta.epoch='a'"),
     'seed text': (dict(meta=dict(epoch=1, iter=1, seed='x')), "seed='x'"),
-    'no hub': (dict(message_hub=None), 'holds no message_hub'),
+    'no hub': (dict(message_hub=None), 'has no message_hub'),
     'optimiser list': (dict(optimizer=[1]), 'in .* it is a list'),
 }
 
@@ -203,7 +203,7 @@ def test_another_optimiser(tmp_path, capsys):
     resumable({**WHOLE, 'optimizer': whole}, tmp_path)
     assert capsys.readouterr().err == ''
     resumable({**WHOLE, 'optimizer': None}, tmp_path)
-    assert 'starts with a new one' in capsys.readouterr().err
+    assert 'a new one is used' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

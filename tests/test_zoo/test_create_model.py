@@ -48,7 +48,7 @@ def test_unknown_names_get_the_nearest(name, nearest):
     with pytest.raises(UserError) as caught:
         mmdat.create_model(name)
     assert repr(name) in str(caught.value)
-    meant = f'{nearest} is meant' if nearest else 'one of dat_base'
+    meant = f'similar name is {nearest}' if nearest else 'one of dat_base'
     assert meant in str(caught.value)
 
 
@@ -171,7 +171,7 @@ def test_recomputing_blocks():
         (dict(global_pool='max'), "'avg', or ''"),
         (dict(global_pool=''), "'avg' for a classifier"),
         (dict(drop_rate=2), 'drop_rate'),
-        (dict(drop_path=0.2), 'drop_path_rate is meant'),
+        (dict(drop_path=0.2), 'argument here is drop_path_rate'),
         (dict(in_channels=3), 'in_chan'),
         (dict(pretrained='nowhere.pth'), 'There is no checkpoint'),
     ],

@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Tables of parameters and multiply-adds beside those the authors report.
 
-Without data and weights, in about five minutes for all models.
+It needs neither data nor weights, and about five minutes for all models.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def write(path: Path, tables: str) -> None:
     if not re.search(pattern, text, re.DOTALL):
         raise UserError(
             f'--write needs a file with the lines {BEGIN} and {END}; {path} '
-            f'has them not.'
+            f'has none.'
         )
     new = f'{BEGIN}\n\n{tables}\n\n{END}'
     path.write_text(re.sub(pattern, lambda _: new, text, flags=re.DOTALL))

@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Counts the multiply-adds and parameters of a whole model.
 
-No data and no weights are needed: random input is followed by its shape.
+It needs neither data nor weights: only shapes are computed.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from mmdat.utils.errors import UserError, one_sentence_errors
 
 NOTE = """\
 One multiply-add is one FLOP here, as in the papers. Counted: convolutions,
-linear layers, both products of every attention by its formula, whichever
-backend would run, and bilinear sampling, four multiply-adds for each number
-sampled. Windows are whole, padding of the map included. Not counted: norms,
-activations, softmax, interpolation, RoIAlign, suppression of boxes. A
-two-stage detector gets as many proposals and boxes as it may have at most.
+linear layers, both products of every attention by its formula and not by its
+backend, and bilinear sampling, four multiply-adds for each sampled value.
+Window attention includes the padding of the map. Not counted: norms,
+activations, softmax, interpolation, RoIAlign, non-maximum suppression. A
+two-stage detector gets its largest number of proposals and boxes.
 """
 
 

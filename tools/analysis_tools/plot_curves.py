@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Draws losses and metrics of trainings, several runs beside each other.
 
-It reads the scalars.json that every training leaves in its work dir.
+It reads the scalars.json that every training writes to its work dir.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Measures whether sampled points and attention gather on objects.
 
-For each block: the share of the points, and of the attention of all queries,
-that lies inside the masks of objects, beside the share of the picture that the
-masks cover. Without arguments it looks at the pictures in demo/.
+For each block it prints the share of the points, and of the attention of all
+queries, inside the masks of objects, next to the share of the picture that the
+masks cover. Without arguments it uses the pictures in demo/.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Sets up ``.venv`` with the tested stack; safe to interrupt and run again.
 
-Only the standard library is used, since nothing else is there yet. Each step
-can be repeated, and the last writes a stamp, so that a set-up that is complete
-costs nothing.
+It uses only the standard library, because nothing else is installed yet. Each
+step can be repeated. The last step writes a stamp, so a complete set-up is not
+repeated.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ STAMP = VENV / 'mmdat-setup.json'
 LOCK = ROOT / 'requirements' / 'lock.txt'
 OLDEST, NEWEST = (3, 10), (3, 13)
 MMCV = 'onedl-mmcv'
-# Their builds look at the torch that is installed.
+# Their builds import the installed torch.
 OPENMMLAB = ('onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain')
 NEEDED_GIB = 9
 
 
 def check_machine() -> None:
-    """Stops early where the set-up could not end well."""
+    """Stops early if the set-up would fail."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         stop(
             f'Python {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]} is '
@@ -46,7 +46,7 @@ def check_machine() -> None:
 
 
 def fingerprint() -> str:
-    """What decides whether a finished set-up is still the right one."""
+    """A hash of everything that the set-up depends on."""
     digest = hashlib.sha256(sys.version.encode())
     for path in (LOCK, ROOT / 'setup.py', Path(__file__)):
         digest.update(path.read_bytes())
@@ -63,7 +63,7 @@ def is_complete() -> bool:
 
 
 def make_venv() -> None:
-    """Makes the environment, or makes it anew for another Python."""
+    """Makes the environment, or replaces that of another Python."""
     wanted = '.'.join(map(str, sys.version_info[:2]))
     code = 'import pip, sys; print("%d.%d" % sys.version_info[:2])'
     if PYTHON.exists():

@@ -1,13 +1,13 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Runs the suite with other versions of what mmdat needs.
 
-Each set of versions has an environment of its own under ``.venv-compat``.
-Most have torch, mmengine and the test runner in them and nothing else, and run
-the core of the suite. ``official`` has the official OpenMMLab packages, with a
+Each set of versions has a separate environment under ``.venv-compat``. Most
+contain only torch, mmengine and the test runner, and run the core of the
+suite. ``official`` has the official OpenMMLab packages, with a
 compiled mmcv, and runs all of it; ``locked-all`` does so with the locked ones,
 for a Python that is not the one of ``.venv``, and only when it is named.
-Environments are kept, so that the downloads, 3 to 8 GiB each, come once; only
-the standard library is used. ``make test-compat`` runs all,
+Environments are kept, so each download of 3 to 8 GiB happens once. This file
+uses only the standard library. ``make test-compat`` runs all,
 ``python tools/dev/compat.py oldest`` one of them.
 """
 
@@ -76,7 +76,7 @@ ENVIRONMENTS = {
         ('torch==2.1.2', *OFFICIAL_ENGINE, 'numpy==1.26.4'),
         newest_python=(3, 11),
     ),
-    # Between: the first with operators of one's own, and later ones.
+    # Between: the first torch with custom operators, and later ones.
     'torch2.4': Environment(
         ('torch==2.4.1', *OFFICIAL_ENGINE, 'numpy==1.26.4'),
         newest_python=(3, 12),
@@ -87,8 +87,8 @@ ENVIRONMENTS = {
     'torch2.9': Environment(
         ('torch==2.9.1', *FORKED_ENGINE, 'numpy==2.2.6'),
     ),
-    # The fork's runner, which reads checkpoints, imports OpenCV and does not
-    # ask for it.
+    # The fork's runner, which reads checkpoints, imports OpenCV without
+    # declaring it.
     'locked': Environment(
         ('torch', 'onedl-mmengine', 'opencv-python-headless'), 'lock.txt'
     ),

@@ -32,9 +32,9 @@ FAMILIES = (
     (r'PSF|Python Software Foundation|CNRI-Python', PERMISSIVE, 'PSF'),
     (r'Zlib|Unlicense|CC0|Public Domain', PERMISSIVE, 'public domain'),
 )
-# Metadata that names none, with where it is told instead.
+# Packages whose metadata names no licence.
 TOLD_ELSEWHERE = {
-    # An empty package that asks for others.
+    # An empty package that depends on others.
     'cuda-toolkit': 'LicenseRef-NVIDIA-Proprietary',
 }
 

@@ -62,7 +62,7 @@ def _find_room(
     overlap: float,
     rng: np.random.Generator,
 ) -> Box | None:
-    """A random place for a shape that hides little of what is there."""
+    """A random place for a shape that hides little of the other shapes."""
     if shape[0] > room[0] or shape[1] > room[1]:
         return None
     for _ in range(30):
@@ -85,10 +85,9 @@ def make_scene(
 
     Args:
         background: (H, W, 3), RGB uint8.
-        glyphs: The digits to paste; one for which no room is found is left
-            out.
+        glyphs: The digits to paste; a digit without a free place is left out.
         sizes: Smallest and largest height of a digit, in pixels.
-        rng: Source of chance.
+        rng: Random number generator.
         overlap: Largest share of a digit's box that may lie in another's.
     """
     image = background.astype(np.float32)

@@ -1,9 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """A norm and a branch of a block, computed one chunk of the map at a time.
 
-What lies between the layers is read while it is in the cache, and never
-exists as a whole. Training keeps the map alone: the backward pass computes
-each chunk once more.
+The values between the layers stay in the cache and never exist as a whole.
+Training stores only the map: the backward pass computes each chunk again.
 """
 
 import inspect
@@ -18,14 +17,14 @@ from ..custom_op import Operator, recompute_in_backward
 
 
 class Chunk(Protocol):
-    """A part of a map (B, H, W, C), and what its result depends on."""
+    """A part of a map (B, H, W, C), and the inputs of its result."""
 
     def read(self, x: Tensor) -> Tensor:
-        """What the result of this chunk depends on, (..., C)."""
+        """The input of this chunk's result, (..., C)."""
         ...
 
     def write(self, out: Tensor, result: Tensor) -> None:
-        """Puts the result of this chunk into its place."""
+        """Writes the result of this chunk to its place."""
         ...
 
     def read_grad(self, grad: Tensor) -> Tensor:
@@ -47,7 +46,7 @@ class ChunkedOp:
             and the weights.
         backward: Given the gradient of the result and then what `forward`
             is given, returns the gradients of the rows and of each weight.
-            Not left to autograd, which an operator cannot call.
+            It is explicit, because an operator cannot call autograd.
     """
 
     def __init__(

@@ -203,7 +203,7 @@ def _conv_mlp_backward(
     conv_weight: Tensor,
     conv_bias: Tensor,
 ) -> tuple[Tensor, ...]:
-    """By hand, so that compilers see one operator."""
+    """An explicit gradient, so that compilers see one operator."""
     before = _on_pixels(x, weight1, bias1)
     hidden = _add_conv(before, band, conv_weight, conv_bias)
     hidden_grad = torch.ops.aten.gelu_backward(

@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Attention in windows on a CPU, one chunk of windows after another.
 
-A chunk reads its pixels from the map and writes them to it by their places,
-so that no map is padded, rolled or cut.
+A chunk reads and writes its pixels by their index in the map, so no map is
+padded, rolled or cut.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ CHUNK_ROWS = 2048
 
 
 class Windows(NamedTuple):
-    """Some windows that look alike.
+    """Some windows with the same mask.
 
     Attributes:
         pixels: Places of their pixels in the rows of all maps of the batch,
             (n w w,); any place where there is padding.
-        inside: Which of `pixels` are no padding, None if all are.
+        inside: The entries of `pixels` that are not padding, None if all are.
         padding: The others, None if there are none.
         layout: How the map is cut.
         part: Which windows of it they belong to.

@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""``F.grid_sample`` that a compiler leaves whole.
+"""``F.grid_sample`` as one operator for compilers.
 
-Inductor takes it to pieces, and on a CPU its pieces are ten times slower than
-PyTorch's own kernel.
+Inductor decomposes it, and on a CPU the result is ten times slower than
+PyTorch's kernel.
 """
 
 import torch
@@ -35,7 +35,7 @@ def grid_sample_between(
 ) -> Tensor:
     """Reads maps (n, C, H, W) at all ``to_xy - from_xy``, (h, 2) by (n, w, 2).
 
-    The differences are not kept for the backward pass.
+    The differences are not stored for the backward pass.
     """
     return torch.grid_sampler(maps, _between(to_xy, from_xy), *_SETTINGS)
 

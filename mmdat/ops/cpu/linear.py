@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Linear layers on a CPU, by the faster product where there is a choice."""
+"""Linear layers on a CPU, with the faster matrix product."""
 
 import torch
 import torch.nn.functional as F
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..custom_op import operator
 
-# oneDNN's product, where PyTorch has it: it adds the bias and takes the GELU
-# while a result is in registers, and is the faster one on AMD's processors.
+# oneDNN's product, if PyTorch has it: it adds the bias and computes the GELU
+# while a result is in registers, and is faster on AMD's processors.
 _FUSED = (
     getattr(torch.ops.mkldnn, '_linear_pointwise', None)
     if torch.backends.mkldnn.is_available()
@@ -56,7 +56,7 @@ if _linear.registered is not None:
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x @ weight.T + bias``, without gradients.
 
-    Compilers leave it whole, since their own product can be slower.
+    Compilers see one operator, because their product can be slower.
 
     Args:
         x: (..., C).

@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Deformable attention for a few queries at a time.
 
-What grows with (queries x keys), the bias and the scores, exists for one
-chunk only, and fused attention does the rest.
+The bias and the scores, which grow with (queries x keys), exist for one chunk
+only.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,14 @@ from ..precision import must_repeat_exactly
 # Scores of one chunk, all heads together: few enough for a CPU's cache, and
 # enough for the 192 queries from which fused attention takes larger steps.
 CHUNK_SCORES = 2**22
-# The same on other devices, where a chunk costs a dozen launches, and takes
-# about 14 bytes a score with its bias in float32, the displacements of a group
-# of heads, and the gradients of both: 1 GB.
+# The same on other devices, where a chunk costs a dozen kernel launches. A
+# score takes about 14 bytes, with its bias in float32, the displacements of a
+# group of heads, and the gradients of both: 1 GB.
 DEVICE_CHUNK_SCORES = 2**26
 # The fewest queries of a chunk.
 LEAST_QUERIES = 64
+# The most chunks in one graph of a compiler.
+MAX_COMPILED_CHUNKS = 64
 
 
 def not_supported(
@@ -43,13 +45,21 @@ def not_supported(
 
 
 def chunk_queries(q: Tensor, keys: int) -> int:
-    """How many queries (B, heads, Q, d) are looked at together.
+    """The number of queries (B, heads, Q, d) of a chunk.
 
-    A compiler takes the loop over chunks apart, into another graph for each
-    number of queries, and so gets fewer of them.
+    A compiler takes the loop over chunks apart. It gets few of them, and a
+    power of two, since another number of chunks is another graph.
     """
-    batch, heads = q.shape[:2]
-    in_cache = q.device.type == 'cpu' and not is_compiling()
+    batch, heads, queries = q.shape[:3]
+    if is_compiling():
+        chunks = 1
+        while (
+            chunks < MAX_COMPILED_CHUNKS
+            and chunks * DEVICE_CHUNK_SCORES < batch * heads * queries * keys
+        ):
+            chunks *= 2
+        return -(-queries // chunks)
+    in_cache = q.device.type == 'cpu'
     scores = CHUNK_SCORES if in_cache else DEVICE_CHUNK_SCORES
     return max(scores // (batch * heads * keys), LEAST_QUERIES)
 
@@ -64,8 +74,9 @@ def deformable_attention(
 ) -> Tensor:
     """See ``mmdat.ops.deformable_attention``.
 
-    On a GPU what a chunk is made of is made again in the backward pass. On a
-    CPU, where the separable backend trains on all but small maps, it is kept.
+    On a GPU the backward pass computes the bias of a chunk again. On a CPU it
+    is stored, because the separable backend trains on all but small maps
+    there.
     """
     if bias is None:
         return F.scaled_dot_product_attention(
@@ -88,22 +99,24 @@ def _in_chunks(
     attend: Callable[[Tensor, int], Tensor], q: Tensor, k: Tensor
 ) -> Tensor:
     """Attention of all queries, some at a time."""
+    queries = q.shape[2]
     chunk = chunk_queries(q, k.shape[2])
-    if q.shape[2] <= chunk:
+    if queries <= chunk:
         return attend(q, 0)
-    outs = [
-        attend(q[:, :, start : start + chunk], start)
-        for start in range(0, q.shape[2], chunk)
-    ]
+    outs, start = [], 0
+    while start < queries:
+        size = min(chunk, queries - start)
+        outs.append(attend(q.narrow(2, start, size), start))
+        start += chunk
     return torch.cat(outs, dim=2)
 
 
 def _recomputes(q: Tensor) -> bool:
-    """Whether chunks are made again in the backward pass."""
+    """Whether the backward pass computes chunks again."""
     return (
         q.device.type != 'cpu'
         and torch.is_grad_enabled()
-        # A compiler decides for itself what to keep.
+        # A compiler decides what to store.
         and not is_compiling()
         # Transforms of torch.func know no checkpoints.
         and not torch._C._are_functorch_transforms_active()

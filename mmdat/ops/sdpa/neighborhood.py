@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Neighbourhood attention as dense attention between small tiles.
 
-Neighbourhoods repeat over the map and look different only at its borders.
-Tiles that look alike are batched into one call of fused attention with one
-small bias, so nothing of the size of the map times the size of the
-neighbourhood is ever built but the keys of overlapping neighbourhoods. On a
-CPU the backward pass cuts these again instead of keeping them.
+Neighbourhoods have the same form all over the map, except at its borders.
+Tiles of the same form are batched into one call of fused attention with one
+small bias. So the only tensor of the size of the map times the size of the
+neighbourhood are the keys of overlapping neighbourhoods. On a CPU the backward
+pass cuts these again instead of storing them.
 """
 
 from collections.abc import Iterator
@@ -27,16 +27,16 @@ from . import shared_bias as small_bias
 
 
 class Run(NamedTuple):
-    """Consecutive tiles along one axis that see their keys alike.
+    """Consecutive tiles along one axis with the same form.
 
     Attributes:
         query: First query of the first tile.
-        key: First key of the first tile; both move on by `tile` per tile.
+        key: First key of the first tile; both increase by `tile` per tile.
         tiles: Number of tiles.
         tile: Queries of a tile.
         span: Keys of a tile.
-        first_key: For each query of a tile, where its own neighbourhood
-            begins among the keys of the tile.
+        first_key: For each query of a tile, the first key of its neighbourhood
+            among the keys of the tile.
     """
 
     query: int
@@ -69,12 +69,12 @@ def neighborhood_runs(length: int, tile: int, kernel_size: int) -> list[Run]:
 
 
 def _tile(length: int, kernel_size: int) -> int:
-    """Queries of a tile: a short axis is not worth cutting."""
+    """Queries of a tile: a short axis is not cut."""
     return length if length <= 2 * kernel_size else kernel_size
 
 
 class _Region(NamedTuple):
-    """Tiles that look alike.
+    """Tiles of the same form.
 
     Attributes:
         y: Their run of rows.

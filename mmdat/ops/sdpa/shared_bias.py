@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Attention within many small sets that share one bias, as windows do.
 
-PyTorch's fused attention takes the bias, but on a CPU it has no gradient for
-it, and falls back to keeping the weights of all pairs for the backward pass.
-Here that pass makes them again, for a few sets at a time.
+PyTorch's fused attention accepts the bias, but on a CPU it has no gradient for
+it and stores the weights of all pairs for the backward pass. Here the backward
+pass computes them again, for a few sets at a time.
 """
 
 import torch
@@ -18,12 +18,12 @@ from ..custom_op import (
     recompute_in_backward,
 )
 
-# Scores of the sets that are looked at together in the backward pass.
+# Scores of the sets that the backward pass computes together.
 CHUNK_SCORES = 2**20
 
 
 def wants_recomputing(*tensors: Tensor, dropout: float) -> bool:
-    """Whether PyTorch would keep the weights of all pairs."""
+    """Whether PyTorch would store the weights of all pairs."""
     return (
         torch.is_grad_enabled()
         and not is_exporting()
@@ -74,7 +74,7 @@ def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
 
 
 def score_gradients(grad: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-    """Gradient of what the softmax was taken of, as `weights`."""
+    """Gradient of the input of the softmax, as `weights`."""
     d = grad @ v.mT
     return d.sub_((weights * d).sum(-1, keepdim=True)).mul_(weights)
 

@@ -1,14 +1,15 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Deformable attention with a table bias, as matrix products in the cache.
 
-The queries are cut into tiles, the keys of a tile into blocks; scores exist
-for one block at a time, keys first, since that is how ``.bias`` makes
-their bias. Sums over the keys are carried on from block to block (Milakov and
+The queries are cut into tiles, and the keys of a tile into blocks. Scores
+exist for one block at a time, with the axis of keys first, as the module
+``bias`` computes their bias. Sums over the keys continue from block to block
+(Milakov and
 Gimelshein, 2018). The backward pass computes the weights of a block again
 from the row max and the row sum of each query, as flash attention does, so
-that training keeps nothing of the size queries x keys either. Both passes
-compute the same exponentials. A log-sum-exp instead of the two would be
-rounded, and where scores are as large as 1e8 that is off by powers of two.
+training stores nothing of the size queries x keys. Both passes compute the
+same exponentials. A log-sum-exp instead of row max and row sum would be
+rounded, and for scores as large as 1e8 the error would be a power of two.
 
 All scores are in units of log 2, because PyTorch's ``exp2`` takes a third of
 the time of its ``exp`` on a CPU, at the same precision. docs/fast_paths.md
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from ..custom_op import (
     HAS_OPERATORS,
+    is_compiling,
     is_exporting,
     operator,
     register_backward,
@@ -37,8 +39,9 @@ from .tiling import LOG_2, Problem, Tile, cut, put, working_dtype
 FIRST_KEYS = 16
 # Sums that the backward pass may divide gradients by.
 LARGEST_SUM = 2.0**60
-# Below, the work that does not grow with the pairs weighs more. In training it
-# pays sooner, since PyTorch would keep the weights of all pairs.
+# With fewer pairs, the work that does not grow with them is larger. In
+# training the limit is lower, because PyTorch would store the weights of all
+# pairs.
 LEAST_PAIRS = {False: 2**20, True: 2**18}
 
 
@@ -78,7 +81,7 @@ def _attention(
             if not (
                 sums[:, -1].amax() < LARGEST_SUM and sums.isfinite().all()
             ):
-                # Scores of later keys are higher by too much.
+                # Scores of later keys are much higher.
                 row_max = _row_max(p, tile, queries, buffer)
                 sums = _sums(p, tile, queries, row_max, buffer)
             mean, row_sum = sums[:, :-1], sums[:, -1:]
@@ -99,8 +102,8 @@ def _row_max(
 ) -> Tensor:
     """The highest score of each query of a tile, (heads, Q).
 
-    Exponentials are taken of scores less the row max. Any number near it will
-    do, so that of a few keys is tried first.
+    The row max is subtracted before the exponential. A number near it is
+    sufficient, so the maximum over a few keys is tried first.
     """
     row_max = queries.new_full((len(queries), queries.shape[2]), -math.inf)
     queries = _less_row_max(queries, torch.zeros_like(row_max))
@@ -142,7 +145,7 @@ def _sums(
 
 
 class _Gradients:
-    """What one thread adds up over its tiles."""
+    """The gradients that one thread sums over its tiles."""
 
     def __init__(self, p: Problem) -> None:
         self.k = p.q.new_zeros(*p.v.shape[:2], p.dim)
@@ -307,7 +310,9 @@ def slower(
     pairs = q.shape[2] * k.shape[2]
     least = LEAST_PAIRS[torch.is_grad_enabled()]
     if pairs < least:
-        return f'it is slower below {least} query-key pairs; got {pairs}.'
+        # A number that is shown is a constant to a compiler.
+        got = 'fewer' if is_compiling() else pairs
+        return f'it is slower below {least} query-key pairs; got {got}.'
     return None
 
 

@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Whole blocks of work in threads, one core each.
 
-PyTorch splits single operations over the cores and makes them wait for each
-other after each. For long rows of short operations that costs more than it
-gains, many times more where other programs want a core as well. Here every
-thread does its own row of operations on its own core from beginning to end;
-PyTorch lets go of Python's lock while it computes.
+PyTorch splits each operation over the cores, which wait for each other after
+it. For long sequences of short operations this costs more than it saves,
+especially if other programs use the cores. Here each thread computes a whole
+sequence of operations on one core. PyTorch releases Python's lock while it
+computes.
 """
 
 import os
@@ -37,7 +37,7 @@ def _start(ready: threading.Barrier) -> None:
 
 
 def _threads(count: int) -> ThreadPoolExecutor:
-    """The pool of so many threads, made when it is first asked for."""
+    """The pool of this many threads, made at its first use."""
     with _lock:
         if count not in _pools:
             ready = threading.Barrier(count + 1)
@@ -53,7 +53,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 
 def _forget() -> None:
-    """A forked process has none of its parent's threads."""
+    """A forked process does not have the threads of its parent."""
     global _pools, _lock
     _pools, _lock = {}, threading.Lock()
 
@@ -62,7 +62,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def parts(items: Sequence[Item]) -> list[Sequence[Item]]:
-    """Deals out the items to as many threads as PyTorch would use."""
+    """Distributes the items to as many threads as PyTorch would use."""
     count = min(torch.get_num_threads(), len(items))
     return [items[i::count] for i in range(count)]
 
@@ -74,7 +74,7 @@ def run(
 
     Args:
         work: Is called without gradients, and must not wait for other calls.
-        items: What there is to do.
+        items: The items of work.
 
     Returns:
         The results in the order of the parts.

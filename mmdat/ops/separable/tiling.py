@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""How a problem of separable attention is laid out, and cut into blocks."""
+"""The layout of separable attention: tiles and blocks."""
 
 import math
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 
 
 def working_dtype(q: Tensor, points_yx: Tensor) -> torch.dtype:
-    """What is computed in: float32, or wider where something is."""
+    """The type of the computation: float32, or wider if an input is."""
     wide = torch.promote_types(q.dtype, torch.float32)
     return torch.promote_types(wide, points_yx.dtype)
 

@@ -23,6 +23,8 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in (
 )
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_HEAD_DIM = 128
+# Images times heads, or groups: what the second axis of a grid may have.
+MAX_PAIRS = 65535
 
 
 def declines(x: Tensor) -> str | None:
@@ -54,11 +56,47 @@ def declines_type(x: Tensor, dtype: torch.dtype) -> str | None:
     return None
 
 
+def declines_shape(x: Tensor, pairs: int, *others: Tensor) -> str | None:
+    """Why no kernel can run on so many pairs of image and head, or None.
+
+    Args:
+        x: The first of the tensors.
+        pairs: How many there are.
+        *others: The others, which have to be where `x` is.
+    """
+    for other in others:
+        if other.device != x.device:
+            return (
+                'Tensors must be on one device; got '
+                f'{x.device} and {other.device}.'
+            )
+    if pairs > MAX_PAIRS:
+        return f'Images times heads must be at most {MAX_PAIRS}; got {pairs}.'
+    if x.numel() == 0 or any(other.numel() == 0 for other in others):
+        return 'Tensors must have elements.'
+    return None
+
+
 def not_supported(
-    q: Tensor, k: Tensor, v: Tensor, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    dropout: float,
+    *others: Tensor,
 ) -> str | None:
-    """Why no Triton kernel can run on these tensors, or None."""
-    if reason := declines(q):
+    """Why no Triton kernel of attention can run on these tensors, or None.
+
+    Args:
+        q: Queries (B, ...).
+        k: Keys.
+        v: Values.
+        heads: Number of heads.
+        dropout: Probability of dropping an attention weight.
+        *others: What else they read.
+    """
+    reason = declines(q)
+    if reason := reason or declines_shape(q, len(q) * heads, k, v, *others):
         return reason
     if dropout > 0:
         return f'Attention weights cannot be dropped; got dropout={dropout}.'

@@ -67,11 +67,13 @@ def not_supported(
     dropout: float,
 ) -> str | None:
     """Why :func:`deformable_attention` cannot run here, or None."""
-    reason = triton_common.not_supported(q, k, v, dropout)
+    if not (bias is None or isinstance(bias, TableBias)):
+        return f'A bias must be a TableBias; got {type(bias).__name__}.'
+    reason = triton_common.not_supported(
+        q, k, v, q.shape[1], dropout, *(bias or ())
+    )
     if reason or bias is None:
         return reason
-    if not isinstance(bias, TableBias):
-        return f'A bias must be a TableBias; got {type(bias).__name__}.'
     dtypes = {x.dtype for x in bias[1:]} | {bias.table.dtype}
     if torch.float64 in dtypes:
         return 'Table and coordinates must not be float64.'

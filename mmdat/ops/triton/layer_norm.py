@@ -24,7 +24,8 @@ def not_supported(
 ) -> str | None:
     """Why :func:`layer_norm` cannot run here, or None."""
     reason = triton_common.declines(x)
-    if reason := reason or triton_common.declines_type(x, dtype):
+    reason = reason or triton_common.declines_type(x, dtype)
+    if reason := reason or triton_common.declines_shape(x, 0, weight, bias):
         return reason
     if is_transformed():
         return 'The kernel has first derivatives in reverse mode only.'

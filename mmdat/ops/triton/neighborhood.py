@@ -38,7 +38,9 @@ def not_supported(
     """Why :func:`neighborhood_attention` cannot run here, or None."""
     if bias_table.dtype == torch.float64:
         return 'The bias table must not be float64.'
-    return triton_common.not_supported(q, k, v, dropout)
+    return triton_common.not_supported(
+        q, k, v, q.shape[3], dropout, bias_table
+    )
 
 
 def neighborhood_attention(

@@ -9,7 +9,7 @@ timed on one.
 import torch
 from torch import Tensor
 
-from ..custom_op import is_transformed, operator, register_backward
+from ..custom_op import is_transformed, operator, recompute_in_backward
 from . import common as triton_common
 from .common import on_device
 from .launching import ceil_div, strides
@@ -20,7 +20,9 @@ BLOCKS = dict(BLOCK=16, CHANNELS=64, num_warps=4)
 
 def not_supported(x: Tensor, points_yx: Tensor) -> str | None:
     """Why :func:`sample_at_points` cannot run here, or None."""
-    if reason := triton_common.declines(x):
+    reason = triton_common.declines(x)
+    pairs = len(x) * points_yx.shape[1]
+    if reason := reason or triton_common.declines_shape(x, pairs, points_yx):
         return reason
     if is_transformed():
         return 'The kernels have first derivatives in reverse mode only.'
@@ -95,24 +97,4 @@ def _fake(x, points):
     return x.new_empty(x.shape[0], *points.shape[2:4], x.shape[3])
 
 
-def _fake_backward(grad, x, points, *_):
-    """What :func:`_sample_backward` returns, not yet filled."""
-    return x.new_empty(x.shape), points.new_empty(points.shape)
-
-
-def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward_pass(backward, ctx, grad):
-    return backward(grad, *ctx.saved_tensors, *ctx.needs_input_grad)
-
-
-register_backward(
-    _sample,
-    _sample_backward,
-    fake=_fake,
-    fake_backward=_fake_backward,
-    setup_context=_setup_context,
-    backward=_backward_pass,
-)
+recompute_in_backward(_sample, _sample_backward, fake=_fake, told_needs=True)

@@ -138,7 +138,7 @@ def test_a_missing_metric_is_told_and_the_others_count(tmp_path, monkeypatch):
     assert names(tmp_path) == ['best_acc_epoch_2.pth', 'epoch_2.pth']
     told = [message for message in told if 'save_best' in message]
     assert len(told) == 1 and 'names mAP' in told[0]
-    assert '(it gives acc)' in told[0]
+    assert '(it computes acc)' in told[0]
 
 
 def test_the_best_of_another_work_dir_stays(tmp_path):

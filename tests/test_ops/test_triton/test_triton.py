@@ -222,8 +222,8 @@ def anywhere(monkeypatch):
     monkeypatch.setattr(triton_common, 'INTERPRETED', True)
 
 
-def deformable_args(dtype=torch.float32, dim=4, dropout=0.0, **bias):
-    q = torch.ones(1, 2, 6, dim, dtype=dtype)
+def deformable_args(dtype=torch.float32, dim=4, dropout=0.0, batch=1, **bias):
+    q = torch.ones(1, 2, 6, dim, dtype=dtype).expand(batch, -1, -1, -1)
     table = TableBias(
         torch.ones(2, 3, 3),
         torch.zeros(2),
@@ -251,6 +251,9 @@ def test_tensors_off_the_gpu_are_declined(monkeypatch, anywhere):
         (dict(table=torch.ones(2, 3, 3).double()), 'must not be float64'),
         (dict(query_x=torch.ones(3, requires_grad=True)), 'no gradient'),
         (dict(table=torch.ones(2, 600, 3000)), 'got 1024 x 4096'),
+        (dict(table=torch.ones(2, 3, 3, device='meta')), 'got cpu and meta'),
+        (dict(batch=0), 'must have elements'),
+        (dict(batch=40_000), 'at most 65535; got 80000'),
     ],
 )
 def test_what_the_kernels_cannot_do_is_declined(anywhere, change, reason):
@@ -292,6 +295,8 @@ def test_deterministic_algorithms(anywhere):
         torch.use_deterministic_algorithms(False)
     said = triton_sampling.not_supported(x, points.double())
     assert said == 'Points must be float32; got torch.float64.'
+    many = x.expand(70_000, -1, -1, -1), points.expand(70_000, *[-1] * 4)
+    assert 'got 70000' in triton_sampling.not_supported(*many)
     *_, kernel, scale, dropout = local
     wide = (*local[:3], local[3].double(), kernel, scale, dropout)
     assert 'must not be float64' in triton_neighborhood.not_supported(*wide)
