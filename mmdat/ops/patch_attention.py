@@ -44,7 +44,8 @@ def slide_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     k = k + bias[..., None]
     weights = (scale * (q[..., None, :] * k).sum(-1)).softmax(-1)
-    weights = F.dropout(weights, dropout)
+    if dropout:  # see mmdat.ops.reference.attention
+        weights = F.dropout(weights, dropout)
     return (weights[..., None] * v).sum(-2)
 
 

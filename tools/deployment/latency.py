@@ -57,7 +57,6 @@ def ways(
 ) -> Iterator[tuple[str, Callable]]:
     """Name and function of each way to run it."""
     yield 'PyTorch', backbone
-    yield 'torch.compile', torch.compile(backbone, dynamic=False)
     path = folder / 'model.onnx'
     export(Host(backbone), path, part='backbone', shape=shape)
     yield 'onnxruntime', onnx_session(path, threads)
@@ -76,6 +75,8 @@ def ways(
 
         compiled = openvino.compile_model(str(path), 'CPU')
         yield 'OpenVINO', lambda image: list(compiled(image.numpy()).values())
+    # Last, since it takes minutes.
+    yield 'torch.compile', torch.compile(backbone, dynamic=False)
 
 
 def main() -> None:
