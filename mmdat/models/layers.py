@@ -68,7 +68,7 @@ class DropPath(Scriptable, nn.Module):
 
     def draw(self, x: Tensor) -> Tensor:
         """1 for each sample of `x` (B, ...) to keep and 0 for each to drop."""
-        keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1))
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1))
         return keep.bernoulli_(1 - self.rate)
 
     def extra_repr(self) -> str:

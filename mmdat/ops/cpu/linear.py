@@ -49,7 +49,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 if _linear.registered is not None:
     _linear.registered.register_fake(
-        lambda x, weight, bias: x.new_empty(len(x), len(weight))
+        lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0])
     )
 
 

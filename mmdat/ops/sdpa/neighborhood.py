@@ -238,7 +238,7 @@ def _attend(
             dropout_p=dropout,
             scale=scale,
         )
-        outs.append((region, region.join(out, len(q))))
+        outs.append((region, region.join(out, q.shape[0])))
     return _assemble(outs, q)
 
 
@@ -264,7 +264,7 @@ def _attention_backward(
     kernel_size: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch = len(q)
+    batch = q.shape[0]
     q_padded = _pad_to_tiles(q, kernel_size)
     grad = _pad_to_tiles(grad, kernel_size)
     k_grad, v_grad = k.new_zeros(k.shape), v.new_zeros(v.shape)

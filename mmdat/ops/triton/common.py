@@ -96,7 +96,9 @@ def not_supported(
         *others: What else they read.
     """
     reason = declines(q)
-    if reason := reason or declines_shape(q, len(q) * heads, k, v, *others):
+    if reason := reason or declines_shape(
+        q, q.shape[0] * heads, k, v, *others
+    ):
         return reason
     if dropout > 0:
         return f'Attention weights cannot be dropped; got dropout={dropout}.'

@@ -21,7 +21,7 @@ BLOCKS = dict(BLOCK=16, CHANNELS=64, num_warps=4)
 def not_supported(x: Tensor, points_yx: Tensor) -> str | None:
     """Why :func:`sample_at_points` cannot run here, or None."""
     reason = triton_common.declines(x)
-    pairs = len(x) * points_yx.shape[1]
+    pairs = x.shape[0] * points_yx.shape[1]
     if reason := reason or triton_common.declines_shape(x, pairs, points_yx):
         return reason
     if is_transformed():
