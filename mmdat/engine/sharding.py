@@ -34,7 +34,7 @@ class DATFullyShardedDataParallel(MMFullyShardedDataParallel):
     Args:
         module: The model.
         device_id: The number of the GPU; of no meaning on a CPU.
-        **kwargs: As in :class:`mmengine.model.MMFullyShardedDataParallel`;
+        **kwargs: As in ``mmengine.model.MMFullyShardedDataParallel``;
             blocks are units and parameters keep their form by default.
     """
 
@@ -99,7 +99,7 @@ class FSDP1Strategy(FSDPStrategy):
         """Fills the optimiser's shards.
 
         Args:
-            state_dict: As :meth:`optim_state_dict` or one process gives it.
+            state_dict: As ``optim_state_dict`` or one process gives it.
         """
         optimizer = self.optim_wrapper.optimizer
         state = FullyShardedDataParallel.optim_state_dict_to_load(

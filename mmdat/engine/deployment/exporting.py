@@ -25,7 +25,7 @@ class Exported(NamedTuple):
 
     Attributes:
         path: The file.
-        task: See :class:`mmdat.engine.deployment.parts.Deployable`.
+        task: See ``mmdat.engine.deployment.parts.Deployable``.
         checks: For each shape (B, 3, H, W) tried the largest difference from
             PyTorch, and the largest number of the output.
         crop: The only size it takes, or None.
@@ -53,8 +53,8 @@ def export(
     Args:
         model: The model, with its weights.
         path: The file to write.
-        form: One of :data:`FORMATS`.
-        part: One of :data:`PARTS`.
+        form: One of ``FORMATS``.
+        part: One of ``PARTS``.
         shape: (H, W) of the picture it is made with.
         fixed: Whether it takes one batch and this size only.
 

@@ -41,7 +41,7 @@ def part_of(model: nn.Module, part: str = 'whole') -> Deployable:
 
     Args:
         model: What a config of mmpretrain, mmseg or mmdet builds.
-        part: One of :data:`PARTS`.
+        part: One of ``PARTS``.
 
     Raises:
         UserError: The model has no such part, or it cannot be exported.

@@ -110,7 +110,7 @@ def read_bias(cells, place_y, place_x, cells_y, cells_x):
 
     Args:
         cells: Those of a head.
-        place_y: See :func:`place_between`.
+        place_y: See ``place_between``.
         place_x: As `place_y`.
         cells_y: How many there are along y, a float32.
         cells_x: How many there are along x.

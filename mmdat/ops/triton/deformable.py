@@ -66,7 +66,7 @@ def not_supported(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """Why :func:`deformable_attention` cannot run here, or None."""
+    """Why ``deformable_attention`` cannot run here, or None."""
     if not (bias is None or isinstance(bias, TableBias)):
         return f'A bias must be a TableBias; got {type(bias).__name__}.'
     reason = triton_common.not_supported(
@@ -96,7 +96,7 @@ def deformable_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.deformable_attention`."""
+    """See ``mmdat.ops.deformable_attention``."""
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     out, _ = _attention(
@@ -334,13 +334,13 @@ def _table_gradient(
 
 
 def _fake(q, *_):
-    """What :func:`_attention` returns, not yet filled."""
+    """What ``_attention`` returns, not yet filled."""
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     return _empty_like_queries(q), lse
 
 
 def _fake_backward(grad, q, k, v, table, query_y, query_x, points, *_):
-    """What :func:`_attention_backward` returns, not yet filled."""
+    """What ``_attention_backward`` returns, not yet filled."""
     others = (x.new_empty(x.shape) for x in (k, v, table, points))
     return _empty_like_queries(q), *others
 

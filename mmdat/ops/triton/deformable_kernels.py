@@ -44,7 +44,7 @@ def locate_queries(
 ):
     """Places of queries, counted along the rows of their map.
 
-    See :func:`units_of`; also returns the factors for the points.
+    See ``units_of``; also returns the factors for the points.
     """
     factor_y, shift_y = units_of(table_h, cells_y)
     factor_x, shift_x = units_of(table_w, cells_x)

@@ -41,7 +41,7 @@ def load_rows(
 def store_rows(
     base, offsets, stride_d, valid, DIM: tl.constexpr, WIDE: tl.constexpr, x
 ):
-    """Writes `x` (rows, WIDE) where :func:`load_rows` would read."""
+    """Writes `x` (rows, WIDE) where ``load_rows`` would read."""
     d = tl.arange(0, WIDE)
     tl.store(
         base + offsets[:, None] + d[None, :] * stride_d,
@@ -66,7 +66,7 @@ def multiply(left, right, out, PRECISION: tl.constexpr):
 def multiply_finely(
     left, right, out, dtype: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """As :func:`multiply`, `left` in float32 and `right` exact in `dtype`.
+    """As ``multiply``, `left` in float32 and `right` exact in `dtype`.
 
     What `dtype` does not hold of `left` is multiplied too.
     """
@@ -100,7 +100,7 @@ def softmax_step(scores, value, out, top, total, PRECISION: tl.constexpr):
         out: Sum so far of weights times values, (queries, d), float32.
         top: Largest score so far, (queries,).
         total: Sum so far of the weights, (queries,).
-        PRECISION: See :func:`multiply`.
+        PRECISION: See ``multiply``.
 
     Returns:
         New `out`, `top` and `total`; weights are relative to exp2(top).
@@ -145,12 +145,12 @@ def score_gradient(
         right: Keys (N, d).
         left_slope: Gradient of the output, (M, d).
         right_slope: Values (N, d).
-        shift: Bias less the logarithm of the sum (see :func:`softmax_end`),
+        shift: Bias less the logarithm of the sum (see ``softmax_end``),
             in units of log 2, (M, N); -inf for pairs to leave out.
         delta: Sum over d of output times its gradient, to be broadcast over
             the keys.
         scale: Factor on the products of query and key, in units of log 2.
-        PRECISION: See :func:`multiply`.
+        PRECISION: See ``multiply``.
 
     Returns:
         Two arrays (M, N), zero where left out.

@@ -22,7 +22,7 @@ MAX_CHANNELS = 8192
 def not_supported(
     x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> str | None:
-    """Why :func:`layer_norm` cannot run here, or None."""
+    """Why ``layer_norm`` cannot run here, or None."""
     reason = triton_common.declines(x)
     reason = reason or triton_common.declines_type(x, dtype)
     if reason := reason or triton_common.declines_shape(x, 0, weight, bias):
@@ -89,14 +89,14 @@ def _layer_norm_backward(
 
 
 def _fake(x, weight, bias, eps, dtype):
-    """What :func:`_layer_norm` returns, not yet filled."""
+    """What ``_layer_norm`` returns, not yet filled."""
     rows = *x.shape[:-1], 1
     mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
     return x.new_empty(x.shape, dtype=dtype), mean, rstd
 
 
 def _fake_backward(grad, x, weight, bias, *_):
-    """What :func:`_layer_norm_backward` returns, not yet filled."""
+    """What ``_layer_norm_backward`` returns, not yet filled."""
     return tuple(t.new_empty(t.shape) for t in (x, weight, bias))
 
 

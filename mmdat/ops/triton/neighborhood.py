@@ -35,7 +35,7 @@ def not_supported(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """Why :func:`neighborhood_attention` cannot run here, or None."""
+    """Why ``neighborhood_attention`` cannot run here, or None."""
     if bias_table.dtype == torch.float64:
         return 'The bias table must not be float64.'
     return triton_common.not_supported(
@@ -52,7 +52,7 @@ def neighborhood_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """See :func:`mmdat.ops.neighborhood_attention`."""
+    """See ``mmdat.ops.neighborhood_attention``."""
     out, _ = _attention(q, k, v, bias_table.float(), kernel_size, scale)
     return out
 
@@ -165,14 +165,14 @@ def _attention_backward(
 
 
 def _fake(q, k, v, table, kernel_size, scale):
-    """What :func:`_attention` returns, not yet filled."""
+    """What ``_attention`` returns, not yet filled."""
     batch, height, width, heads, _ = q.shape
     lse = q.new_empty(batch, heads, height, width, dtype=torch.float32)
     return q.new_empty(q.shape), lse
 
 
 def _fake_backward(grad, q, k, v, table, *_):
-    """What :func:`_attention_backward` returns, not yet filled."""
+    """What ``_attention_backward`` returns, not yet filled."""
     return tuple(x.new_empty(x.shape) for x in (q, k, v, table))
 
 

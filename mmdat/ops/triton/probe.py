@@ -220,7 +220,7 @@ def neighborhood_failure(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """As :func:`deformable_failure`, for neighbourhood attention."""
+    """As ``deformable_failure``, for neighbourhood attention."""
     if INTERPRETED:
         return None
     case = Case(
@@ -252,7 +252,7 @@ def _run_neighborhood(case: Case) -> Pairs:
 
 
 def sampling_failure(x: Tensor, points_yx: Tensor) -> str | None:
-    """As :func:`deformable_failure`, for sampling at points."""
+    """As ``deformable_failure``, for sampling at points."""
     if INTERPRETED:
         return None
     case = Case(
@@ -269,7 +269,7 @@ def _run_sampling(case: Case) -> Pairs:
 
 
 def layer_norm_failure(x: Tensor, dtype: torch.dtype) -> str | None:
-    """As :func:`deformable_failure`, for a LayerNorm written in `dtype`."""
+    """As ``deformable_failure``, for a LayerNorm written in `dtype`."""
     if INTERPRETED:
         return None
     case = Case(

@@ -19,7 +19,7 @@ BLOCKS = dict(BLOCK=16, CHANNELS=64, num_warps=4)
 
 
 def not_supported(x: Tensor, points_yx: Tensor) -> str | None:
-    """Why :func:`sample_at_points` cannot run here, or None."""
+    """Why ``sample_at_points`` cannot run here, or None."""
     reason = triton_common.declines(x)
     pairs = x.shape[0] * points_yx.shape[1]
     if reason := reason or triton_common.declines_shape(x, pairs, points_yx):
@@ -41,7 +41,7 @@ def not_supported(x: Tensor, points_yx: Tensor) -> str | None:
 
 
 def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
-    """See :func:`mmdat.ops.sampling.sample_at_points`."""
+    """See ``mmdat.ops.sampling.sample_at_points``."""
     return _sample(x, points_yx)
 
 
@@ -93,7 +93,7 @@ def _sample_backward(
 
 
 def _fake(x, points):
-    """What :func:`_sample` returns, not yet filled."""
+    """What ``_sample`` returns, not yet filled."""
     return x.new_empty(x.shape[0], *points.shape[2:4], x.shape[3])
 
 
