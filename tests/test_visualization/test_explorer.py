@@ -305,6 +305,29 @@ def test_keys_and_controls(page, tmp_path):
 
 
 @needs_chromium
+def test_a_finger_holds_and_drags(page, tmp_path):
+    told = visit(
+        page.html,
+        tmp_path,
+        """
+        // No finger is on this screen that could be captured.
+        document.getElementById('view').setPointerCapture = () => {};
+        const finger = {pointerType: 'touch', pointerId: 5, buttons: 1};
+        const query = () => explorer.state.query;
+        explorer.choose({block: 1});
+        at(70, 33, 'pointerdown', finger); const first = query();
+        at(10, 10, 'pointermove', finger); const dragged = query();
+        at(70, 33, 'pointermove'); const left = query();
+        at(70, 33, 'pointerdown', finger); const again = query();
+        told.push(first, dragged, left, again, explorer.state.held);
+        """,
+    )
+    first, dragged, left, again, held = told
+    assert dragged != first and left == dragged
+    assert again == first and held
+
+
+@needs_chromium
 @pytest.mark.parametrize('size', [(1100, 800), (380, 720)])
 def test_it_looks_like_something(page, size, tmp_path):
     path = tmp_path / 'shot.png'
