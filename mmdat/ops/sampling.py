@@ -29,7 +29,7 @@ def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
 
 
 def _triton_declines(x: Tensor, points_yx: Tensor) -> str | None:
-    """Why the kernel is passed over, or None."""
+    """Returns why the kernel is passed over, or None."""
     if reason := triton_sampling.not_supported(x, points_yx):
         return reason
     name = wanted()

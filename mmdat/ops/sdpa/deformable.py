@@ -38,7 +38,7 @@ def not_supported(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """Why this backend cannot run, or None."""
+    """Returns why this backend cannot run, or None."""
     if isinstance(bias, TableBias) and must_repeat_exactly(q):
         return 'reading a table has no deterministic backward pass on a GPU.'
     return None

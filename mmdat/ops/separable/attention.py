@@ -282,7 +282,7 @@ def not_supported(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """Why this backend cannot run, or None."""
+    """Returns why this backend cannot run, or None."""
     if not HAS_OPERATORS:
         return f'torch 2.4 or newer is needed; this is {torch.__version__}.'
     if not isinstance(bias, TableBias):
@@ -300,7 +300,7 @@ def slower(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """Why reading the table pair by pair is faster, or None."""
+    """Returns why reading the table pair by pair is faster, or None."""
     if must_repeat_exactly(q):
         return None
     if q.device.type != 'cpu':

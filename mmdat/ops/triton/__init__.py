@@ -1,2 +1,2 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Triton kernels for GPUs; only a launch imports the kernels, and triton."""
+"""Triton kernels for GPUs. Kernels and triton are imported at launch only."""

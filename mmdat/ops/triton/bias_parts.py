@@ -1,17 +1,17 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Reading a table bilinearly at a displacement, within a kernel.
+"""Kernel parts that read a bias table bilinearly at a displacement.
 
 The bias of a query and a key is the table of the head, read at ``(T - 1) / 2
-+ (query - point) (T - 1) / 4`` entries along an axis of T. Kernels read
-*cells*, an array (heads, (cells_y + 1) cells_x + 1, 4): what is between four
-entries is ``a + b x + (c + d x) y``, and one load of 16 bytes brings a, b, c
-and d. Entry 0 is at cell RIM, and all beyond the table is zero; the numbers of
-cells, cells_y and cells_x, are powers of two, so that a place can be counted
-in units of all cells without a loss, and a saturating addition, which is as
-cheap as any other, keeps it inside. Cell cells_x of a row is the first of the
-next, zero as well.
++ (query - point) (T - 1) / 4`` entries along an axis of T entries. Kernels
+read *cells*, an array (heads, (cells_y + 1) cells_x + 1, 4): the value between
+four entries is ``a + b x + (c + d x) y``, and one load of 16 bytes reads a, b,
+c and d. Entry 0 is at cell RIM; cells outside the table are zero. cells_y and
+cells_x, the numbers of cells, are powers of two, so dividing a place by them
+is exact. A saturating addition, which costs no more than a plain one, keeps
+places inside. Cell cells_x of a row is the first cell of the next row, which
+is also zero.
 
-Everything is in units of log 2 (see kernel_parts.py).
+The bias is in units of log 2 (see kernel_parts.py).
 """
 
 import triton
@@ -19,18 +19,19 @@ import triton.language as tl
 
 from .kernel_parts import INTERPRETED, LOG2_E
 
-# Cells before entry 0: one of zeros, and one that leads up to the entry.
+# Cells before entry 0: one cell of zeros, one that rises to the entry.
 RIM = tl.constexpr(2)
-# A float32 of this size has steps of 1: adding it, rounded down, is a floor.
+# A float32 of this size has steps of 1, so adding it, rounded down, floors.
 BIG = tl.constexpr(12582912.0)  # 1.5 * 2**23
 BIG_BITS = tl.constexpr(0x4B400000)
 
 
 @triton.jit
 def units_of(size, cells):
-    """Factor and shift from coordinates to places in units of all cells.
+    """Returns factor and shift that turn coordinates into places.
 
-    A query at y and a point at p are at ``(y factor + shift) - p factor``.
+    A place is in units of all cells. That of a query at y and a point at p is
+    ``(y factor + shift) - p factor``.
     """
     factor = (size - 1) * 0.25 / cells
     shift = ((size - 1) * 0.5 + RIM) / cells
@@ -39,13 +40,13 @@ def units_of(size, cells):
 
 @triton.jit
 def place_between(query, point, factor):
-    """``query - point factor``, kept within 0 and 1; 0 if no number."""
+    """Returns ``query - point factor``, clamped to [0, 1]; 0 for NaN."""
     if INTERPRETED:
         place = query - point * factor
         place = tl.where(place > 0.0, place, 0.0)
         place = tl.where(place < 1.0, place, 1.0)
     else:
-        # Broadcast first: the instruction takes elements one by one.
+        # Broadcast first: the instruction is elementwise.
         query, point = tl.broadcast(query, point)
         place = tl.inline_asm_elementwise(
             'fma.rn.sat.f32 $0, $1, $2, $3;',
@@ -60,7 +61,7 @@ def place_between(query, point, factor):
 
 @triton.jit
 def floor_of(place, cells):
-    """Cell of a place: BIG more than its number, exact."""
+    """Returns the number of the cell of a place, plus BIG; exact."""
     if INTERPRETED:
         cell = tl.floor(place * cells) + BIG
     else:
@@ -77,7 +78,7 @@ def floor_of(place, cells):
 
 @triton.jit
 def load_four(pointers):
-    """The four float32 from each of `pointers` on, which 16 divides."""
+    """Loads four float32 from each pointer; pointers are multiples of 16."""
     if INTERPRETED:
         a, b = tl.load(pointers), tl.load(pointers + 1)
         c, d = tl.load(pointers + 2), tl.load(pointers + 3)
@@ -95,7 +96,7 @@ def load_four(pointers):
 
 @triton.jit
 def load_points(points, columns, valid):
-    """Coordinates of keys, each pair in one load."""
+    """Loads the coordinates of keys, y and x with one load."""
     pair = tl.load(
         points.to(tl.pointer_type(tl.int64)) + columns, mask=valid, other=0
     )
@@ -106,19 +107,19 @@ def load_points(points, columns, valid):
 
 @triton.jit
 def read_bias(cells, place_y, place_x, cells_y, cells_x):
-    """The bias, and its derivatives along y and x, by entries of the table.
+    """Reads the bias and its derivatives by y and x, in table entries.
 
     Args:
-        cells: Those of a head.
+        cells: Cells of one head.
         place_y: See ``place_between``.
         place_x: As `place_y`.
-        cells_y: How many there are along y, a float32.
-        cells_x: How many there are along x.
+        cells_y: Number of cells along y, a float32.
+        cells_x: Number of cells along x, a float32.
     """
     whole_y, whole_x = floor_of(place_y, cells_y), floor_of(place_x, cells_x)
     cell_y, cell_x = whole_y - BIG, whole_x - BIG
     y, x = place_y * cells_y - cell_y, place_x * cells_x - cell_x
-    number = cell_y * cells_x + whole_x  # in reading order, and BIG more
+    number = cell_y * cells_x + whole_x  # in reading order, plus BIG
     number = number.to(tl.int32, bitcast=True)
     a, b, c, d = load_four(cells - 4 * BIG_BITS + 4 * number.to(tl.int64))
     slope_y, slope_x = c + d * x, b + d * y
@@ -129,7 +130,7 @@ def read_bias(cells, place_y, place_x, cells_y, cells_x):
 def cells_kernel(
     table, cells, table_h, table_w, cells_y, cells_x, BLOCK: tl.constexpr
 ):
-    """Makes cells of a table; grid (blocks, heads)."""
+    """Computes the cells of a table; grid (blocks, heads)."""
     head = tl.program_id(1).to(tl.int64)
     total = (cells_y + 1) * cells_x + 1
     table += head * table_h * table_w

@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What the Triton backends share: when they decline, and how they launch.
+"""Shared code of the Triton backends: capability checks and launches.
 
-Triton is not imported here, nor anywhere before a kernel is launched.
+Triton is imported only when a kernel is launched.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..custom_op import HAS_OPERATORS, is_exporting
 
 HAS_TRITON = find_spec('triton') is not None
-# Triton decides once, when a kernel is defined, whether to interpret it.
+# Triton decides when a kernel is defined whether to interpret it.
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in (
     '1',
     'on',
@@ -23,14 +23,14 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in (
 )
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_HEAD_DIM = 128
-# Images times heads, or groups: what the second axis of a grid may have.
+# Largest size of a grid's second axis: images times heads or groups.
 MAX_PAIRS = 65535
 
 
 def declines(x: Tensor) -> str | None:
-    """Why no Triton kernel can run where `x` is and in its type, or None.
+    """Returns why no Triton kernel runs on the device and type of `x`, or None.
 
-    Whether kernels work on this GPU is found out by trying, see `probe`.
+    Module `probe` tests whether the kernels work on this GPU.
     """
     if not HAS_TRITON:
         return 'Triton is not installed.'
@@ -43,7 +43,7 @@ def declines(x: Tensor) -> str | None:
 
 
 def declines_type(x: Tensor, dtype: torch.dtype) -> str | None:
-    """Why no kernel computes in `dtype` where `x` is, or None."""
+    """Returns why no kernel computes in `dtype` on this device, or None."""
     if dtype not in DTYPES:
         return f'Types are float16, bfloat16 and float32; got {dtype}.'
     if dtype == torch.bfloat16 and x.is_cuda:
@@ -57,12 +57,12 @@ def declines_type(x: Tensor, dtype: torch.dtype) -> str | None:
 
 
 def declines_shape(x: Tensor, pairs: int, *others: Tensor) -> str | None:
-    """Why no kernel can run on so many pairs of image and head, or None.
+    """Returns why no kernel can run on tensors of this shape, or None.
 
     Args:
-        x: The first of the tensors.
-        pairs: How many there are.
-        *others: The others, which have to be where `x` is.
+        x: The first tensor.
+        pairs: Number of pairs of image and head.
+        *others: The other tensors, which must be on the device of `x`.
     """
     for other in others:
         if other.device != x.device:
@@ -85,7 +85,7 @@ def not_supported(
     dropout: float,
     *others: Tensor,
 ) -> str | None:
-    """Why no Triton kernel of attention can run on these tensors, or None.
+    """Returns why no Triton attention can run on these tensors, or None.
 
     Args:
         q: Queries (B, ...).
@@ -93,7 +93,7 @@ def not_supported(
         v: Values.
         heads: Number of heads.
         dropout: Probability of dropping an attention weight.
-        *others: What else they read.
+        *others: Other tensors that the kernels read.
     """
     reason = declines(q)
     if reason := reason or declines_shape(
@@ -115,19 +115,19 @@ def not_supported(
 
 
 def yields(*_) -> str | None:
-    """Why plain operations are wanted though kernels could run, or None."""
+    """Returns why plain operations should run instead of kernels, or None."""
     if is_exporting():
         return 'a graph for others should show plain operations.'
     return None
 
 
 def widened(dim: int) -> int:
-    """The block a head of `dim` channels is padded to."""
+    """Returns the block size to which a head of `dim` channels is padded."""
     return max(16, 1 << (dim - 1).bit_length())
 
 
 def float32_precision() -> str:
-    """How float32 is multiplied: by PyTorch's own setting for matmul."""
+    """Returns PyTorch's setting for the precision of float32 products."""
     matmul = torch.backends.cuda.matmul
     setting = getattr(matmul, 'fp32_precision', None)  # since PyTorch 2.9
     tf32 = matmul.allow_tf32 if setting is None else setting == 'tf32'
@@ -135,7 +135,7 @@ def float32_precision() -> str:
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager:
-    """Launches in this context go to the GPU of `x`."""
+    """Returns a context in which kernels launch on the GPU of `x`."""
     if x.is_cuda:
         return torch.cuda.device(x.device)
     return contextlib.nullcontext()

@@ -1,10 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Deformable attention with a table as bias, fused into Triton kernels.
 
-The bias is computed where it is added, in float32, and the scores of a few
-queries and keys exist at a time, in registers: nothing grows with (queries x
-keys), forward or backward. Proven in Triton's interpreter and compiled for
-GPUs; not yet timed on one.
+The kernels compute the bias in float32 where they add it, and hold the scores
+of one block of queries and keys in registers. No memory grows with (queries x
+keys), forward or backward. Tested in Triton's interpreter and compiled for
+GPUs; not yet timed on a GPU.
 """
 
 import torch
@@ -23,38 +23,38 @@ from .launching import (
     with_rows,
 )
 
-# Queries and keys of a block, by the padded channels of a head; registers
-# bound them (see tools/dev/kernel_cost.py). A block of QUERY_BLOCKS holds
-# whole ones of KEY_BLOCKS. Loads are not staged (num_stages=1): staging takes
-# what is read from the table through shared memory.
+# Queries and keys of a block, by the padded channels of a head. Registers
+# limit them (see tools/dev/kernel_cost.py). A block of QUERY_BLOCKS contains
+# whole blocks of KEY_BLOCKS. Loads are not staged (num_stages=1), because
+# staging copies table reads through shared memory.
 FORWARD_BLOCKS = {16: (64, 64), 32: (64, 64), 64: (64, 32), 128: (32, 16)}
-# At most so many keys for float32, which takes more registers.
+# Most keys of a block in float32, which needs more registers.
 MAX_FLOAT32_KEYS = dict(forward=32, queries=16, table=16)
 QUERY_BLOCKS = {16: (64, 32), 32: (64, 32), 64: (64, 32), 128: (16, 32)}
 KEY_BLOCKS = {16: (16, 64), 32: (16, 64), 64: (16, 64), 128: (16, 16)}
 LAUNCH = dict(num_warps=4, num_stages=1)
-# Rows and columns of a tile of queries, and keys, that meet for the gradient
-# of a window of the table, and the side of that.
+# For the gradient of the table: rows and columns of a tile of queries, keys of
+# a block, and side of a window of the table.
 TABLE_BLOCKS = {
     16: (16, 16, 32),
     32: (16, 16, 32),
     64: (16, 16, 16),
     128: (16, 16, 16),
 }
-# Bytes of a query that are in shared memory at a time, of which GPUs before
-# 8.0 have 64 KB for a block; they also take no more keys than this.
+# Bytes of a query in shared memory at a time, and keys of a block, on GPUs
+# before compute capability 8.0, which have 64 KB of shared memory per block.
 TABLE_PART = 64
 MAX_OLD_KEYS = 16
 TABLE_WINDOW = 32
 TABLE_LAUNCH = dict(num_warps=8, num_stages=1)
 CELLS_BLOCK = 256
 
-# Few keys make few programs: the queries (for the table, the keys) are shared
-# out as well until there are as many programs as keep a large GPU busy, or
-# slices get short.
+# Few keys give few programs. So the queries (for the table, the keys) are
+# divided into slices too, until enough programs occupy a large GPU or slices
+# get short.
 PROGRAMS = 1024
 SLICE_QUERIES = 1024
-# Cells are numbered by float32 in steps of one (see bias_parts.py).
+# float32 numbers the cells in steps of one (see bias_parts.py).
 MAX_CELLS = 1 << 21
 
 
@@ -66,7 +66,7 @@ def not_supported(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """Why ``deformable_attention`` cannot run here, or None."""
+    """Returns why ``deformable_attention`` cannot run here, or None."""
     if not (bias is None or isinstance(bias, TableBias)):
         return f'A bias must be a TableBias; got {type(bias).__name__}.'
     reason = triton_common.not_supported(
@@ -113,7 +113,7 @@ def deformable_attention(
 
 
 def cells_of(table: Tensor) -> tuple[int, int]:
-    """Cells along y and x of a table (heads, Ty, Tx), powers of two."""
+    """Returns the cells of a table (heads, Ty, Tx) by y, x: powers of two."""
     cells = [1, 1]
     for axis, size in enumerate(table.shape[1:]):
         while cells[axis] < size + 2:  # also of symbolic sizes
@@ -122,13 +122,13 @@ def cells_of(table: Tensor) -> tuple[int, int]:
 
 
 def _empty_like_queries(q: Tensor) -> Tensor:
-    """Room for (B, heads, Q, d), in memory as (B, Q, heads, d)."""
+    """Allocates (B, heads, Q, d), in memory as (B, Q, heads, d)."""
     batch, heads, queries, dim = q.shape
     return q.new_empty(batch, queries, heads, dim).transpose(1, 2)
 
 
 def _fill_cells(table: Tensor) -> Tensor:
-    """What the kernels read of a table; launches one of them."""
+    """Computes the cells of a table with a kernel."""
     from .bias_parts import cells_kernel
 
     table = table.contiguous()
@@ -142,13 +142,13 @@ def _fill_cells(table: Tensor) -> Tensor:
 
 
 def _aligned(points: Tensor) -> Tensor:
-    """Contiguous, and each pair where 8 bytes are read at once."""
+    """Makes points contiguous and aligns each pair to 8 bytes."""
     points = points.contiguous()
     return points if points.data_ptr() % 8 == 0 else points.clone()
 
 
 def _table_sizes(table: Tensor, cells: Tensor) -> tuple:
-    """Sizes of the table and its cells, as all kernels ask for them."""
+    """Returns the sizes of the table and its cells, as kernel arguments."""
     cells_y, cells_x = cells_of(table)
     return *table.shape[1:], float(cells_y), float(cells_x), cells.shape[1]
 
@@ -156,7 +156,7 @@ def _table_sizes(table: Tensor, cells: Tensor) -> tuple:
 def _blocks(
     table: dict[int, tuple[int, int]], q: Tensor, max_keys: int | None = None
 ) -> dict:
-    """Constants of a kernel; float32 has at most `max_keys` in a block."""
+    """Returns a kernel's constants; float32 blocks have up to `max_keys`."""
     dim = q.shape[-1]
     wide = widened(dim)
     block_q, block_k = table[wide]
@@ -183,16 +183,16 @@ def _attention(
     points: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Attention, and the sums of exponentials as logarithms to base 2.
+    """Computes attention, and log2 of the sums of exponentials.
 
     Args:
         q: (B, heads, Q, d).
         k: (B, heads, Ns, d).
         v: As `k`.
-        table: (heads, Ty, Tx), float32, as what follows.
-        query_y: (H,).
-        query_x: (W,).
-        points: (B, groups, Hk, Wk, 2).
+        table: (heads, Ty, Tx), float32.
+        query_y: (H,), float32.
+        query_x: (W,), float32.
+        points: (B, groups, Hk, Wk, 2), float32.
         scale: Factor on the scores.
 
     Returns:
@@ -234,9 +234,10 @@ def _attention_backward(
     needs_table: bool,
     needs_points: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, `table` and `points`, see `_attention`.
+    """Computes the gradients of q, k, v, `table` and `points`.
 
-    Those of `table` and `points` are zeros where not needed.
+    See `_attention`. Gradients of `table` and `points` that are not needed
+    are zeros.
     """
     from . import deformable_kernels as kernels
     from .kernel_parts import LOG2_E
@@ -302,7 +303,7 @@ def _attention_backward(
 def _table_gradient(
     grad, q, k, v, cells, points, record, scale, size, sizes
 ) -> Tensor:
-    """Gradient of the table (heads, Ty, Tx), the same in every run."""
+    """Computes the gradient of the table (heads, Ty, Tx), deterministically."""
     from .table_gradient_kernel import table_gradient_kernel
 
     batch, heads, keys, dim = k.shape
@@ -334,13 +335,13 @@ def _table_gradient(
 
 
 def _fake(q, *_):
-    """What ``_attention`` returns, not yet filled."""
+    """Returns empty outputs of the shapes of ``_attention``, for tracing."""
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     return _empty_like_queries(q), lse
 
 
 def _fake_backward(grad, q, k, v, table, query_y, query_x, points, *_):
-    """What ``_attention_backward`` returns, not yet filled."""
+    """Returns empty outputs like ``_attention_backward``, for tracing."""
     others = (x.new_empty(x.shape) for x in (k, v, table, points))
     return _empty_like_queries(q), *others
 

@@ -1,16 +1,15 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Kernels of deformable attention with a table as position bias.
 
-Attention proper takes blocks of queries and keys in any order; how the bias
-is read is in bias_parts.py, the gradient of the table in
-table_gradient_kernel.py. In the forward pass and the gradient of the queries
-a program has a block of queries and meets all keys, the last of them apart
-where they do not fill a block; in the gradient of the keys it is the other
-way round.
+bias_parts.py reads the bias; table_gradient_kernel.py computes the gradient of
+the table. In the forward pass and in the gradient of the queries, a program
+has one block of queries and loops over all keys, and handles the last keys
+separately if they do not fill a block. In the gradient of the keys, a program
+has one block of keys and loops over queries.
 
 In the lists of arguments, q_b, q_h, q_n, q_d are the strides of q over
 batch, head, query and channel; the same for k, v, out (o) and its gradient
-(g). What else is read or written is contiguous.
+(g). All other tensors are contiguous.
 """
 
 import triton
@@ -34,7 +33,7 @@ from .kernel_parts import (
     store_rows,
 )
 
-# Sizes that differ from batch to batch; a kernel is compiled once for all.
+# These sizes vary between batches; no kernel is compiled for single values.
 CHANGING = ['heads', 'group_heads', 'queries', 'keys', 'width']
 
 
@@ -42,9 +41,9 @@ CHANGING = ['heads', 'group_heads', 'queries', 'keys', 'width']
 def locate_queries(
     query_y, query_x, rows, inside, width, table_h, table_w, cells_y, cells_x
 ):
-    """Places of queries, counted along the rows of their map.
+    """Computes the places of queries, and the factors for the points.
 
-    See ``units_of``; also returns the factors for the points.
+    Queries are numbered along the rows of their map. See ``units_of``.
     """
     factor_y, shift_y = units_of(table_h, cells_y)
     factor_x, shift_x = units_of(table_w, cells_x)
@@ -60,7 +59,7 @@ def forward_step(
     DIM: tl.constexpr, WIDE: tl.constexpr, BLOCK_K: tl.constexpr,
     RAGGED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Takes a block of keys, `left` of them if RAGGED, into the softmax."""
+    """Adds a block of keys to the softmax; if RAGGED, only `left` keys."""
     column = tl.arange(0, BLOCK_K)
     valid = column < (left if RAGGED else BLOCK_K)
     key = load_rows(k, column * k_n, k_d, valid, DIM, WIDE)
@@ -88,12 +87,12 @@ def forward_kernel(
     DIM: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A block of queries on all keys; grid (blocks, B * heads).
+    """Computes attention of a block of queries; grid (blocks, B * heads).
 
-    A point that is no number makes all sums of its image and group none,
-    from which the gradients follow.
+    A point with NaN makes all sums of its image and group NaN, and with them
+    the gradients.
     """
-    pair = tl.program_id(1).to(tl.int64)  # of image and head
+    pair = tl.program_id(1).to(tl.int64)  # image and head
     b, h = pair // heads, pair % heads
     first = tl.program_id(0) * BLOCK_Q
     far = first.to(tl.int64)
@@ -145,7 +144,7 @@ def query_gradient_step(
     DIM: tl.constexpr, WIDE: tl.constexpr, BLOCK_K: tl.constexpr,
     RAGGED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds what a block of keys, `left` of them if RAGGED, does."""
+    """Adds the part of a block of keys; if RAGGED, only `left` keys."""
     column = tl.arange(0, BLOCK_K)
     valid = column < (left if RAGGED else BLOCK_K)
     key = load_rows(k, column * k_n, k_d, valid, DIM, WIDE)
@@ -173,12 +172,12 @@ def query_gradient_kernel(
     DIM: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a block of queries; grid (blocks, B * heads).
+    """Computes the gradient of a block of queries; grid (blocks, B * heads).
 
-    Also writes what the other gradients need of each query, one after
-    another: the logarithm of its sum, the product of output and gradient, and
-    its place. `record` (B * heads, rows, 4) has whole blocks; queries that
-    are not there get weights of zero by a sum without end.
+    Also writes the values of each query that the other gradients need: the
+    logarithm of its sum, the product of output and gradient, and its place.
+    `record` (B * heads, rows, 4) has whole blocks. Rows without a query get an
+    infinite sum, so their weights are zero.
     """
     pair = tl.program_id(1).to(tl.int64)
     b, h = pair // heads, pair % heads
@@ -244,10 +243,10 @@ def key_gradient_kernel(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
     NEEDS_POINTS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a block of keys, from some queries.
+    """Computes the gradient of a block of keys from a slice of the queries.
 
-    Grid (blocks, B * heads, slices): few keys make few blocks, so that the
-    queries are shared out among programs too, whole blocks of them. `dk`,
+    Grid (blocks, B * heads, slices): few keys give few blocks, so whole blocks
+    of queries are divided among programs too. `dk`,
     `dv` (slices, B, heads, keys, DIM) and `dpoints` (slices, B, heads, keys,
     2) are summed by the caller.
     """

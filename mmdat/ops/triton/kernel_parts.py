@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Steps that the kernels of both attentions share.
+"""Steps that the kernels of deformable and neighbourhood attention share.
 
-Scores are kept in units of log 2, since GPUs have exp2 and not exp.
+Scores are in units of log 2, because GPUs compute exp2 and not exp.
 """
 
 import triton
@@ -18,15 +18,15 @@ LN_2 = tl.constexpr(0.6931471805599453)
 def load_rows(
     base, offsets, stride_d, valid, DIM: tl.constexpr, WIDE: tl.constexpr
 ):
-    """Vectors of DIM channels, (rows, WIDE), zeros elsewhere.
+    """Loads vectors of DIM channels, (rows, WIDE), padded with zeros.
 
     Args:
-        base: Where the offsets begin; a pointer, so that they can be small.
+        base: Pointer from which offsets count, so that int32 suffices.
         offsets: Elements from `base` to each vector, (rows,), int32.
-        stride_d: Elements from channel to channel.
-        valid: Which of the vectors there are, (rows,).
+        stride_d: Elements from one channel to the next.
+        valid: Whether each vector exists, (rows,).
         DIM: Number of channels.
-        WIDE: The power of two they are padded to.
+        WIDE: Number of padded channels, a power of two.
     """
     d = tl.arange(0, WIDE)
     mask = valid[:, None]
@@ -41,7 +41,7 @@ def load_rows(
 def store_rows(
     base, offsets, stride_d, valid, DIM: tl.constexpr, WIDE: tl.constexpr, x
 ):
-    """Writes `x` (rows, WIDE) where ``load_rows`` would read."""
+    """Stores `x` (rows, WIDE) at the addresses that ``load_rows`` reads."""
     d = tl.arange(0, WIDE)
     tl.store(
         base + offsets[:, None] + d[None, :] * stride_d,
@@ -52,12 +52,12 @@ def store_rows(
 
 @triton.jit
 def multiply(left, right, out, PRECISION: tl.constexpr):
-    """Matrix product of `left` and `right`, added to `out`, in float32.
+    """Adds the matrix product of `left` and `right` to `out`, in float32.
 
-    PRECISION says how float32 is multiplied, ``'tf32'`` or ``'ieee'``.
+    PRECISION is the precision of float32 products, ``'tf32'`` or ``'ieee'``.
     """
     if INTERPRETED:
-        # The interpreter takes the bits of a bfloat16 for an integer.
+        # The interpreter reads the bits of a bfloat16 as an integer.
         left, right = left.to(tl.float32), right.to(tl.float32)
     return tl.dot(left, right, out, input_precision=PRECISION)
 
@@ -66,9 +66,9 @@ def multiply(left, right, out, PRECISION: tl.constexpr):
 def multiply_finely(
     left, right, out, dtype: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """As ``multiply``, `left` in float32 and `right` exact in `dtype`.
+    """Multiplies `left` in float32 by `right`, which is exact in `dtype`.
 
-    What `dtype` does not hold of `left` is multiplied too.
+    The rest of `left` that `dtype` cannot represent is multiplied too.
     """
     rounded = left.to(dtype)
     out = multiply(rounded, right, out, PRECISION)
@@ -80,10 +80,10 @@ def multiply_finely(
 
 @triton.jit
 def start_softmax(QUERIES: tl.constexpr, WIDE: tl.constexpr):
-    """Sum of values, largest score and sum of weights before any key.
+    """Returns the running softmax before any key: zeros and a lowest score.
 
-    The largest score is the least number there is, not -inf, which taken from
-    a score of -inf would be no number.
+    The largest score starts at the lowest finite number, because subtracting
+    -inf from a score of -inf gives NaN.
     """
     out = tl.zeros((QUERIES, WIDE), tl.float32)
     top = tl.full((QUERIES,), -3.4028234e38, tl.float32)
@@ -92,10 +92,10 @@ def start_softmax(QUERIES: tl.constexpr, WIDE: tl.constexpr):
 
 @triton.jit
 def softmax_step(scores, value, out, top, total, PRECISION: tl.constexpr):
-    """Takes a block of keys into the running softmax of some queries.
+    """Adds a block of keys to the running softmax of queries.
 
     Args:
-        scores: (queries, keys) in units of log 2, -inf for keys to leave out.
+        scores: (queries, keys) in units of log 2, -inf for masked keys.
         value: Values (keys, d).
         out: Sum so far of weights times values, (queries, d), float32.
         top: Largest score so far, (queries,).
@@ -116,9 +116,9 @@ def softmax_step(scores, value, out, top, total, PRECISION: tl.constexpr):
 
 @triton.jit
 def softmax_end(out, top, total):
-    """Normalised `out` and the logarithm (base 2) of the sum of exponentials.
+    """Returns the normalised `out` and log2 of the sum of exponentials.
 
-    Rows without a key, which lie beyond the map, become zeros.
+    Rows without a key, which lie outside the map, become zeros.
     """
     total = tl.where(total == 0.0, 1.0, total)
     return out / total[:, None], top + tl.log2(total)
@@ -135,7 +135,7 @@ def score_gradient(
     scale,
     PRECISION: tl.constexpr,
 ):
-    """Weights of a block, and the gradient of its scores.
+    """Computes the weights of a block and the gradient of its scores.
 
     A block is (queries, keys), or (keys, queries) with left and right
     exchanged.
@@ -145,15 +145,15 @@ def score_gradient(
         right: Keys (N, d).
         left_slope: Gradient of the output, (M, d).
         right_slope: Values (N, d).
-        shift: Bias less the logarithm of the sum (see ``softmax_end``),
-            in units of log 2, (M, N); -inf for pairs to leave out.
-        delta: Sum over d of output times its gradient, to be broadcast over
+        shift: Bias minus the logarithm of the sum (see ``softmax_end``),
+            in units of log 2, (M, N); -inf for masked pairs.
+        delta: Sum over d of the output times its gradient; broadcasts over
             the keys.
         scale: Factor on the products of query and key, in units of log 2.
         PRECISION: See ``multiply``.
 
     Returns:
-        Two arrays (M, N), zero where left out.
+        Two arrays (M, N), zero for masked pairs.
     """
     scores = multiply(left, tl.trans(right), None, PRECISION)
     weights = tl.exp2(scores * scale + shift)

@@ -1,21 +1,21 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What is handed to kernels beside tensors, so that few are compiled.
+"""Kernel arguments other than tensors, chosen so that few kernels compile.
 
-Triton compiles a kernel anew for arguments that are 1, or are multiples of 16
-and were not before. Strides are told apart in that way, since memory is read
-faster where they are known to be multiples.
+Triton compiles another kernel when an argument is 1 or becomes a multiple of
+16. Strides keep this distinction, because a kernel reads memory faster when it
+knows that strides are multiples.
 """
 
 from torch import Tensor
 
 from .common import INTERPRETED, float32_precision
 
-# Products of three parts pay from this many channels on.
+# Products in three parts are faster from this many channels.
 MIN_SPLIT_DIM = 32
 
 
 def strides(*tensors: Tensor) -> tuple[int, ...]:
-    """Strides of all tensors; those that nobody uses do not vary."""
+    """Returns the strides of all tensors; unused strides are constant."""
     return tuple(
         stride if size > 1 else int(axis == x.dim() - 1)
         for x in tensors
@@ -24,17 +24,17 @@ def strides(*tensors: Tensor) -> tuple[int, ...]:
 
 
 def with_rows(x: Tensor) -> Tensor:
-    """`x`, its last axis contiguous: gradients may be expanded numbers."""
+    """Returns `x` with a contiguous last axis; gradients may be expanded."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def ceil_div(a: int, b: int) -> int:
-    """`a` divided by `b`, rounded up."""
+    """Returns `a` divided by `b`, rounded up."""
     return -(-a // b)
 
 
 def has_tf32() -> bool:
-    """Whether the current GPU multiplies TF32, from 8.0 on."""
+    """Returns whether the current GPU has TF32 (8.0 or higher)."""
     if INTERPRETED:
         return True
     from triton.runtime import driver
@@ -43,13 +43,13 @@ def has_tf32() -> bool:
 
 
 def dot_precision(wide: int) -> str:
-    """How kernels multiply float32, by PyTorch's own setting for matmul.
+    """Returns how kernels multiply float32, from PyTorch's matmul setting.
 
-    ``'tf32x3'`` splits each number into two of TF32, which leaves errors of
-    some 2^-21, and runs on tensor cores; ``'ieee'`` does not.
+    ``'tf32x3'`` splits each number into two TF32 numbers and uses tensor
+    cores, with errors of about 2^-21; ``'ieee'`` does neither.
 
     Args:
-        wide: Channels of a head, padded.
+        wide: Padded channels of a head.
     """
     if float32_precision() == 'tf32':
         return 'tf32'

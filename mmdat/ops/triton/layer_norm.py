@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""A LayerNorm whose result is cast as it is written, in one Triton kernel.
+"""A LayerNorm that casts its output, in one Triton kernel.
 
-Under autocast a norm writes float32, which the next layer casts: the map is
-written and read once more. Proven in Triton's interpreter and compiled for
-GPUs; not yet timed on one.
+Under autocast a LayerNorm writes float32 and the next layer casts it, so the
+map is written and read once more. Tested in Triton's interpreter and compiled
+for GPUs; not yet timed on a GPU.
 """
 
 import torch
@@ -14,7 +14,7 @@ from . import common as triton_common
 from .common import on_device, widened
 from .launching import ceil_div
 
-# Elements of a block, and channels that fit one.
+# Elements of a block, and most channels that fit into a block.
 BLOCK_ELEMENTS = 2048
 MAX_CHANNELS = 8192
 
@@ -22,7 +22,7 @@ MAX_CHANNELS = 8192
 def not_supported(
     x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> str | None:
-    """Why ``layer_norm`` cannot run here, or None."""
+    """Returns why ``layer_norm`` cannot run here, or None."""
     reason = triton_common.declines(x)
     reason = reason or triton_common.declines_type(x, dtype)
     if reason := reason or triton_common.declines_shape(x, 0, weight, bias):
@@ -39,7 +39,7 @@ def not_supported(
 def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> Tensor:
-    """LayerNorm of the last axis of `x` (..., C), in `dtype`."""
+    """Applies LayerNorm over the last axis of `x`; the output has `dtype`."""
     return _layer_norm(x, weight, bias, eps, dtype)[0]
 
 
@@ -47,7 +47,7 @@ def layer_norm(
 def _layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, and of each row the mean and one over the deviation."""
+    """Returns the output and, per row, mean and 1 / standard deviation."""
     from .layer_norm_kernel import forward_kernel
 
     x = x.contiguous()
@@ -77,7 +77,7 @@ def _layer_norm_backward(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of map, weight and bias, zeros where not needed."""
+    """Computes gradients of map, weight and bias; zeros if not needed."""
     needs = [needs_x, needs_weight, needs_bias]
     found = torch.ops.aten.native_layer_norm_backward(
         grad.float(), x.float(), x.shape[-1:], mean, rstd, weight, bias, needs
@@ -89,14 +89,14 @@ def _layer_norm_backward(
 
 
 def _fake(x, weight, bias, eps, dtype):
-    """What ``_layer_norm`` returns, not yet filled."""
+    """Returns empty outputs of the shapes of ``_layer_norm``, for tracing."""
     rows = *x.shape[:-1], 1
     mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
     return x.new_empty(x.shape, dtype=dtype), mean, rstd
 
 
 def _fake_backward(grad, x, weight, bias, *_):
-    """What ``_layer_norm_backward`` returns, not yet filled."""
+    """Returns empty outputs like ``_layer_norm_backward``, for tracing."""
     return tuple(t.new_empty(t.shape) for t in (x, weight, bias))
 
 

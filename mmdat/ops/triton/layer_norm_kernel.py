@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Kernel of a LayerNorm that writes in another type than it reads."""
+"""Kernel of a LayerNorm whose output type differs from its input type."""
 
 import triton
 import triton.language as tl
@@ -10,10 +10,10 @@ def forward_kernel(
     x, weight, bias, out, mean, rstd, rows, eps,
     CHANNELS: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Some rows; grid (blocks,). All is contiguous.
+    """Normalises a block of rows; grid (blocks,). Tensors are contiguous.
 
-    WIDE is a power of two of at least CHANNELS. `mean` and `rstd`, one over
-    the deviation, are what the backward pass needs of each row.
+    WIDE is a power of two of at least CHANNELS. The backward pass needs `mean`
+    and `rstd`, 1 / standard deviation, of each row.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     channel = tl.arange(0, WIDE)

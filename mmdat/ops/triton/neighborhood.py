@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Neighbourhood attention fused into Triton kernels.
 
-Tiles of queries meet all keys that any of them sees; scores exist for one
-tile at a time, in registers. Proven in Triton's interpreter and compiled for
-GPUs; not yet timed on one.
+A program computes the scores of a tile of queries with the union of their
+neighbourhoods, one tile of keys at a time, in registers. Tested in Triton's
+interpreter and compiled for GPUs; not yet timed on a GPU.
 """
 
 import torch
@@ -14,9 +14,9 @@ from . import common as triton_common
 from .common import on_device, widened
 from .launching import dot_precision, strides, with_rows
 
-# Rows and columns of a tile of queries, and of the keys it meets at a time,
-# by the padded channels of a head. 8 x 8 queries see 14 x 14 keys where K is
-# 7, so that a key is read about 3 times, not 49.
+# Rows and columns of a tile of queries and of a tile of keys, by the padded
+# channels of a head. With K = 7, a tile of 8 x 8 queries has 14 x 14 keys, so
+# each key is read about 3 times instead of 49.
 TILES = {
     16: (8, 8, 2, 16),
     32: (8, 8, 2, 16),
@@ -35,7 +35,7 @@ def not_supported(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """Why ``neighborhood_attention`` cannot run here, or None."""
+    """Returns why ``neighborhood_attention`` cannot run here, or None."""
     if bias_table.dtype == torch.float64:
         return 'The bias table must not be float64.'
     return triton_common.not_supported(
@@ -58,7 +58,7 @@ def neighborhood_attention(
 
 
 def _constants(dim: int, kernel_size: int) -> dict:
-    """Constants of the kernels."""
+    """Returns the constants of the kernels."""
     wide = widened(dim)
     tile_y, tile_x, step_y, step_x = TILES[wide]
     return dict(
@@ -75,14 +75,14 @@ def _constants(dim: int, kernel_size: int) -> dict:
 
 
 def _grid(q: Tensor, constants: dict) -> tuple[int, int]:
-    """Tiles of a map, and pairs of image and head."""
+    """Returns the numbers of tiles of a map and of pairs (image, head)."""
     tiles_y = -(-q.shape[1] // constants['TILE_Y'])
     tiles_x = -(-q.shape[2] // constants['TILE_X'])
     return tiles_y * tiles_x, q.shape[0] * q.shape[3]
 
 
 def _sizes(q: Tensor) -> tuple[int, int, int]:
-    """Heads, height and width, as the kernels ask for them."""
+    """Returns heads, height and width, as kernel arguments."""
     return q.shape[3], q.shape[1], q.shape[2]
 
 
@@ -95,7 +95,7 @@ def _attention(
     kernel_size: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Attention, and the sums of exponentials as logarithms to base 2.
+    """Computes attention, and log2 of the sums of exponentials.
 
     Args:
         q: (B, H, W, heads, d).
@@ -135,7 +135,7 @@ def _attention_backward(
     scale: float,
     needs_table: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and the table, the last zeros if not needed."""
+    """Computes gradients of q, k, v and the table (zeros if not needed)."""
     from . import neighborhood_kernels as kernels
     from .kernel_parts import LOG2_E
 
@@ -165,14 +165,14 @@ def _attention_backward(
 
 
 def _fake(q, k, v, table, kernel_size, scale):
-    """What ``_attention`` returns, not yet filled."""
+    """Returns empty outputs of the shapes of ``_attention``, for tracing."""
     batch, height, width, heads, _ = q.shape
     lse = q.new_empty(batch, heads, height, width, dtype=torch.float32)
     return q.new_empty(q.shape), lse
 
 
 def _fake_backward(grad, q, k, v, table, *_):
-    """What ``_attention_backward`` returns, not yet filled."""
+    """Returns empty outputs like ``_attention_backward``, for tracing."""
     return tuple(x.new_empty(x.shape) for x in (q, k, v, table))
 
 

@@ -1,15 +1,15 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Kernels of neighbourhood attention.
 
-A program takes a tile of queries against all keys that any of them sees, a
-rectangle, in smaller tiles, and leaves out the pairs that do not see each
-other. The gradient of the keys takes a tile of keys against the rectangle of
-queries that see any.
+A program has a tile of queries. The union of their neighbourhoods is a
+rectangle of keys. The program loops over this rectangle in tiles and masks
+the pairs outside each neighbourhood. In the gradient of the keys, a program
+has a tile of keys and loops over the rectangle of queries whose
+neighbourhoods contain any of them.
 
 In the lists of arguments, q_b, q_y, q_x, q_h, q_d are the strides of q over
 batch, row, column, head and channel; the same for k, v, out (o), its
-gradient (g) and the gradients of q, k and v. What else is read or written is
-contiguous.
+gradient (g) and the gradients of q, k and v. All other tensors are contiguous.
 """
 
 import triton
@@ -27,31 +27,31 @@ from .kernel_parts import (
     store_rows,
 )
 
-# Sizes that differ from batch to batch; a kernel is compiled once for all.
+# These sizes vary between batches; no kernel is compiled for single values.
 CHANGING = ['heads', 'height', 'width']
 
 
 @triton.jit
 def first_key(query, length, K: tl.constexpr):
-    """First of the K keys that a query sees along one axis."""
+    """Returns the first of a query's K keys along one axis."""
     return tl.minimum(tl.maximum(query - K // 2, 0), length - K)
 
 
 @triton.jit
 def first_query(key, K: tl.constexpr):
-    """First query that sees a key: query 0 sees all of the first K."""
+    """Returns the first query of a key; query 0 has the first K keys."""
     return tl.where(key < K, 0, key - K // 2)
 
 
 @triton.jit
 def last_query(key, length, K: tl.constexpr):
-    """Last query that sees a key."""
+    """Returns the last query whose neighbourhood contains a key."""
     return tl.where(key >= length - K, length - 1, key + K // 2)
 
 
 @triton.jit
 def tile_of(tile, height, width, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
-    """First and last row, first and last column of a tile."""
+    """Returns first and last row, first and last column of a tile."""
     tiles_x = tl.cdiv(width, TILE_X)
     y = tile // tiles_x * TILE_Y
     x = tile % tiles_x * TILE_X
@@ -62,7 +62,7 @@ def tile_of(tile, height, width, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
 
 @triton.jit
 def offset_of(y, x, stride_y, stride_x):
-    """Elements up to a cell of the map, of any size."""
+    """Returns the offset of a position of the map, in elements (64 bits)."""
     return y.to(tl.int64) * stride_y + x.to(tl.int64) * stride_x
 
 
@@ -70,23 +70,23 @@ def offset_of(y, x, stride_y, stride_x):
 def bias_of(
     table, query_y, query_x, key_y, key_x, height, width, K: tl.constexpr
 ):
-    """Bias of pairs, -inf where the query does not see the key.
+    """Returns the bias of pairs, -inf outside the query's neighbourhood.
 
     Args:
         table: (2K - 1, 2K - 1) of one head, in units of log 2.
-        query_y: Rows; this and the next three broadcast to a block.
-        query_x: Columns.
-        key_y: Rows.
-        key_x: Columns.
+        query_y: Rows of queries; the four coordinates broadcast to a block.
+        query_x: Columns of queries.
+        key_y: Rows of keys.
+        key_x: Columns of keys.
         height: Rows of the map.
         width: Columns of the map.
         K: Side of the neighbourhood.
     """
-    # Unsigned, numbers below zero are the greatest.
+    # As unsigned integers, negative numbers exceed every bound.
     row = (key_y - first_key(query_y, height, K)).to(tl.uint32)
     column = (key_x - first_key(query_x, width, K)).to(tl.uint32)
     seen = (row < K) & (column < K)
-    # Each of the two parts is computed once per query and once per key.
+    # One part is computed once per query, the other once per key.
     query = (K - 1 - query_y) * (2 * K - 1) + K - 1 - query_x
     place = query + (key_y * (2 * K - 1) + key_x)
     return tl.load(table + place, mask=seen, other=float('-inf'))
@@ -102,8 +102,8 @@ def forward_kernel(
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
     STEP_Y: tl.constexpr, STEP_X: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries on their keys; grid (tiles, B * heads)."""
-    pair = tl.program_id(1).to(tl.int64)  # of image and head
+    """Computes attention of a tile of queries; grid (tiles, B * heads)."""
+    pair = tl.program_id(1).to(tl.int64)  # image and head
     b, h = pair // heads, pair % heads
     table += h * (2 * K - 1) * (2 * K - 1)
 
@@ -115,7 +115,7 @@ def forward_kernel(
     q += b * q_b + h * q_h + offset_of(y0, x0, q_y, q_x)
     query = load_rows(q, row * q_y + column * q_x, q_d, inside, DIM, WIDE)
 
-    # The keys are those from (ky, kx) to before (ky_end, kx_end).
+    # The keys are in rows [ky, ky_end) and columns [kx, kx_end).
     ky, kx = first_key(y0, height, K), first_key(x0, width, K)
     ky_end = first_key(y1, height, K) + K
     kx_end = first_key(x1, width, K) + K
@@ -157,9 +157,9 @@ def query_gradient_kernel(
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
     STEP_Y: tl.constexpr, STEP_X: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a tile of queries; grid (tiles, B * heads).
+    """Computes the gradient of a tile of queries; grid (tiles, B * heads).
 
-    Also writes `delta`, which the other gradients need.
+    Also writes `delta` for the gradient of the keys.
     """
     pair = tl.program_id(1).to(tl.int64)
     b, h = pair // heads, pair % heads
@@ -214,7 +214,7 @@ def query_gradient_kernel(
 
 @triton.jit
 def equals(place, SIDE: tl.constexpr, dtype: tl.constexpr):
-    """(n, SIDE): 1 in column `place` of each row, zeros elsewhere."""
+    """Returns (n, SIDE) with 1 in column `place` of each row, else 0."""
     side = tl.arange(0, SIDE)
     return (place[:, None] == side[None, :]).to(tl.float32).to(dtype)
 
@@ -231,13 +231,13 @@ def key_gradient_kernel(
     STEP_Y: tl.constexpr, STEP_X: tl.constexpr, PRECISION: tl.constexpr,
     SIDE: tl.constexpr, NEEDS_TABLE: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a tile of keys and values; grid (tiles, B * heads).
+    """Computes gradients of a tile of keys, values; grid (tiles, B * heads).
 
-    What the tile adds to the gradient of the table is the sum over all pairs
-    that are equally far apart, taken as two products with matrices of ones
-    and zeros: first over pairs of columns, then of rows. `dtable` (B, heads,
-    tiles, 2K - 1, 2K - 1) is summed by the caller, so that the result never
-    varies. SIDE is a power of two of at least 2K - 1.
+    The tile's part of the gradient of the table is the sum over all pairs with
+    equal displacement. Two products with matrices of ones and zeros compute
+    it: first over pairs of columns, then over pairs of rows. The caller sums
+    `dtable` (B, heads, tiles, 2K - 1, 2K - 1), so the result is deterministic.
+    SIDE is a power of two of at least 2K - 1.
     """
     pair = tl.program_id(1).to(tl.int64)
     b, h = pair // heads, pair % heads
@@ -252,7 +252,7 @@ def key_gradient_kernel(
     v += b * v_b + h * v_h + offset_of(y0, x0, v_y, v_x)
     key = load_rows(k, row * k_y + column * k_x, k_d, inside, DIM, WIDE)
     value = load_rows(v, row * v_y + column * v_x, v_d, inside, DIM, WIDE)
-    # Keys beyond the map are seen by nobody.
+    # Keys outside the map belong to no query.
     y, x = tl.where(inside, y, height), tl.where(inside, x, width)
 
     qy, qx = first_query(y0, K), first_query(x0, K)
@@ -268,7 +268,7 @@ def key_gradient_kernel(
     value_acc = tl.zeros((TILE_Y * TILE_X, WIDE), tl.float32)
     table_acc = tl.zeros((SIDE, SIDE), tl.float32)
     for left in range(qx, qx_end, STEP_X):
-        columns = tl.arange(0, TILE_X * STEP_X)  # pairs of them
+        columns = tl.arange(0, TILE_X * STEP_X)  # pairs of columns
         move_x = x0 + columns // STEP_X - (left + columns % STEP_X) + K - 1
         column_of = equals(move_x, SIDE, q.dtype.element_ty)
         for up in range(qy, qy_end, STEP_Y):

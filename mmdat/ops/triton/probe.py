@@ -1,12 +1,12 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Trying the Triton kernels before they are relied on.
+"""Tests the Triton kernels on a small case before they are used.
 
-Triton compiles on the user's machine: there may be no C compiler, no Python
-headers, a GPU or a driver that it does not know, or code that computes
-something else there. So each kind of kernel runs once per process, device,
-type and width of head on a small case, forward and backward, and is compared
-with plain PyTorch. What goes wrong is a reason to decline, remembered and
-logged in one sentence.
+Triton compiles on the user's machine. The C compiler or the Python headers may
+be missing, Triton may not support the GPU or the driver, or the compiled code
+may be wrong. So each kind of kernel runs once per process, device, type and
+width of head on a small case, forward and backward, and is compared with plain
+PyTorch. A failure is remembered, logged in one sentence, and makes the backend
+decline.
 """
 
 import logging
@@ -28,30 +28,30 @@ from ..plain_sampling import sample_plainly
 from ..position_bias import TableBias
 from .common import INTERPRETED, declines
 
-# Largest errors of outputs and gradients, relative to the largest value.
-# Wrong code is off by more than all; two correct ones differ by their order
-# of adding, and by TF32 where that is allowed.
+# Largest allowed errors of outputs and gradients, relative to the largest
+# value. Wrong code exceeds all of them. Correct results differ by the order of
+# additions, and by TF32 if it is allowed.
 TOLERANCES = {
     torch.float32: 2e-2,
     torch.float16: 4e-2,
     torch.bfloat16: 1e-1,
 }
 
-# What the kernels get, and what plain PyTorch gets.
+# Pairs of a result of the kernels and the result of plain PyTorch.
 Pairs = list[tuple[Tensor, Tensor]]
 Result = TypeVar('Result')
 
 
 class Case(NamedTuple):
-    """What is compiled as code of its own, and therefore tried by itself.
+    """A separately compiled variant of a kernel, tested separately.
 
     Attributes:
         op: Name of the op.
         device: As text.
         dtype: Type of q, k and v.
-        settings: Constants of the kernels: channels of a head and others, as
-            plain integers also for those who compile with symbolic sizes.
-        training: Whether the gradients are tried as well.
+        settings: Constants of the kernels, such as channels of a head. They
+            are plain integers even if a compiler uses symbolic sizes.
+        training: Whether the gradients are tested too.
     """
 
     op: str
@@ -61,30 +61,30 @@ class Case(NamedTuple):
     training: bool
 
 
-# Why a case is not trusted; None for one that passed.
+# Reason against each tested case; None if it passed.
 _found: dict[Case, str | None] = {}
 _lock = threading.Lock()
 
 
 def forget() -> None:
-    """Tries everything anew when it is next asked for."""
+    """Forgets all results, so that each case is tested again when needed."""
     _found.clear()
 
 
 def failure(case: Case, run: Callable[[Case], Pairs]) -> str | None:
-    """Why the kernels of a case cannot be relied on, or None.
+    """Returns why the kernels of a case cannot be used, or None.
 
     Args:
-        case: What is asked for.
-        run: Runs it, and returns pairs of what it gets and what plain PyTorch
-            gets.
+        case: The case.
+        run: Runs the case and returns pairs of a result of the kernels and the
+            result of plain PyTorch.
     """
     trained = case._replace(training=True)
     for known in (case, trained):
         if known in _found and (known == case or _found[known] is None):
             return _found[known]
     if _is_capturing(case.device):
-        # Nothing may be compiled or copied while a CUDA graph is captured.
+        # CUDA forbids compiling and copying while a graph is captured.
         return 'its kernels were not tried before this graph was captured.'
     with _lock:
         if case not in _found:
@@ -103,7 +103,7 @@ def failure(case: Case, run: Callable[[Case], Pairs]) -> str | None:
     return _found[case]
 
 
-# Compilers ask while they trace, and take the answer for a constant.
+# A compiler calls this while it traces, and treats the result as a constant.
 failure._dynamo_marked_constant = True  # as torch's assume_constant_result
 
 
@@ -114,10 +114,10 @@ def _is_capturing(device: str) -> bool:
 
 
 def _in_own_thread(function: Callable[..., Result], *args) -> Result:
-    """Calls a function where no mode of the caller's holds.
+    """Calls a function in a new thread, without the caller's modes.
 
-    Modes belong to threads: autocast, inference mode, and the view of tensors
-    that compilers, recorders and makers of fake tensors have.
+    Modes are local to threads: autocast, inference mode, and the modes of
+    compilers, recorders and fake tensors.
     """
     with ThreadPoolExecutor(1, 'mmdat-probe') as pool:
         return pool.submit(function, *args).result()
@@ -146,19 +146,19 @@ def _compare(case: Case, run: Callable[[Case], Pairs]) -> str | None:
 def _results(
     op: Callable[..., Tensor], leaves: list[Tensor], training: bool
 ) -> list[Tensor]:
-    """Output and, in training, gradients; in float64 on the CPU."""
+    """Returns output and, in training, gradients; in float64 on the CPU."""
     leaves = [x.detach().requires_grad_(training) for x in leaves]
     out = op(*leaves)
     results = [out]
     if training:
-        # Another one for every element, and the same every time.
+        # Different for each element, and the same in each run.
         slope = _numbers(*out.shape, device='cpu', seed=9)
         results += torch.autograd.grad(out, leaves, slope.to(out))
     return [x.detach().cpu().double() for x in results]
 
 
 def _numbers(*shape: int, device: str, seed: int) -> Tensor:
-    """Numbers in [-1, 1] without a random state, float64."""
+    """Returns float64 numbers in [-1, 1] without using a random state."""
     count = torch.arange(math.prod(shape), dtype=torch.float64)
     numbers = ((count * 0.61803 + seed * 0.317) * 7).sin()
     return numbers.view(shape).to(device)
@@ -172,10 +172,10 @@ def deformable_failure(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """Why the kernels of deformable attention fail on this machine, or None.
+    """Returns why the kernels of deformable attention fail here, or None.
 
-    The arguments are those of the backend. In Triton's interpreter, a tool of
-    developers, nothing is compiled and nothing tried.
+    The arguments are those of the backend. Triton's interpreter, a tool for
+    developers, compiles nothing, so nothing is tested there.
     """
     if bias is None or INTERPRETED:
         return None
@@ -220,7 +220,7 @@ def neighborhood_failure(
     scale: float,
     dropout: float,
 ) -> str | None:
-    """As ``deformable_failure``, for neighbourhood attention."""
+    """Does the same as ``deformable_failure``, for neighbourhood attention."""
     if INTERPRETED:
         return None
     case = Case(
@@ -252,7 +252,7 @@ def _run_neighborhood(case: Case) -> Pairs:
 
 
 def sampling_failure(x: Tensor, points_yx: Tensor) -> str | None:
-    """As ``deformable_failure``, for sampling at points."""
+    """Does the same as ``deformable_failure``, for sampling at points."""
     if INTERPRETED:
         return None
     case = Case(
@@ -269,7 +269,7 @@ def _run_sampling(case: Case) -> Pairs:
 
 
 def layer_norm_failure(x: Tensor, dtype: torch.dtype) -> str | None:
-    """As ``deformable_failure``, for a LayerNorm written in `dtype`."""
+    """Does the same as ``deformable_failure``, for LayerNorm in `dtype`."""
     if INTERPRETED:
         return None
     case = Case(
@@ -304,14 +304,14 @@ def _side_by_side(
     shapes: list[tuple[int, ...]],
     low: int = 3,
 ) -> Pairs:
-    """Results of the kernels, and of plain PyTorch in float64 on the CPU.
+    """Runs the kernels, and plain PyTorch in float64 on the CPU.
 
     Args:
-        case: What is tried.
+        case: The tested case.
         fused: Runs the kernels.
         plain: Runs plain PyTorch.
-        shapes: Those of the leaves.
-        low: How many of them are in the type of the case; the others are
+        shapes: Shapes of the leaves.
+        low: Number of leaves that have the type of the case; the rest are
             float32.
     """
     types = [case.dtype] * low + [torch.float32] * (len(shapes) - low)
@@ -328,7 +328,7 @@ def _side_by_side(
 
 
 def report() -> dict[str, str]:
-    """For each GPU, which kernels work in which types, for bug reports."""
+    """Returns, per GPU, the types in which each kernel works (bug reports)."""
     found = {}
     if not torch.cuda.device_count():
         return {'Triton': f'not used: {declines(torch.empty(0))}'}

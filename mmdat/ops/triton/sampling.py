@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Reading a channels-last map at points, in one Triton kernel.
+"""Sampling of a channels-last map at points, in one Triton kernel.
 
-The map stays as it is: PyTorch's ``grid_sample`` wants its channels first and
-in float32. Proven in Triton's interpreter and compiled for GPUs; not yet
-timed on one.
+The map needs no copy; PyTorch's ``grid_sample`` needs it channels-first and in
+float32. Tested in Triton's interpreter and compiled for GPUs; not yet timed on
+a GPU.
 """
 
 import torch
@@ -19,7 +19,7 @@ BLOCKS = dict(BLOCK=16, CHANNELS=64, num_warps=4)
 
 
 def not_supported(x: Tensor, points_yx: Tensor) -> str | None:
-    """Why ``sample_at_points`` cannot run here, or None."""
+    """Returns why ``sample_at_points`` cannot run here, or None."""
     reason = triton_common.declines(x)
     pairs = x.shape[0] * points_yx.shape[1]
     if reason := reason or triton_common.declines_shape(x, pairs, points_yx):
@@ -46,7 +46,7 @@ def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
 
 
 def _sizes(x: Tensor, points: Tensor) -> tuple[int, ...]:
-    """Groups, points, height, width and channels of a group."""
+    """Returns groups, points, height, width and channels of a group."""
     groups = points.shape[1]
     number = points.shape[2] * points.shape[3]
     return groups, number, *x.shape[1:3], x.shape[3] // groups
@@ -59,7 +59,7 @@ def _grid(x: Tensor, points: Tensor) -> tuple[int, int]:
 
 @operator('sample_at_points')
 def _sample(x: Tensor, points: Tensor) -> Tensor:
-    """Samples (B, Hk, Wk, C) of x (B, H, W, C) at (B, groups, Hk, Wk, 2)."""
+    """Samples x (B, H, W, C) at (B, groups, Hk, Wk, 2): (B, Hk, Wk, C)."""
     from .sampling_kernels import forward_kernel
 
     points, out = points.contiguous(), _fake(x, points)
@@ -78,7 +78,7 @@ def _sample_backward(
     needs_map: bool,
     needs_points: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of map and points, zeros where not needed."""
+    """Computes the gradients of map and points; zeros if not needed."""
     from .sampling_kernels import backward_kernel
 
     points, grad = points.contiguous(), grad.contiguous()
@@ -93,7 +93,7 @@ def _sample_backward(
 
 
 def _fake(x, points):
-    """What ``_sample`` returns, not yet filled."""
+    """Returns empty outputs of the shapes of ``_sample``, for tracing."""
     return x.new_empty(x.shape[0], *points.shape[2:4], x.shape[3])
 
 

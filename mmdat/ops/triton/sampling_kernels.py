@@ -1,32 +1,33 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Kernels that read a channels-last map at points.
+"""Kernels that sample a channels-last map at points.
 
 In the lists of arguments, x_b, x_y, x_x, x_c are the strides of the map x
-over batch, row, column and channel. What else is read or written is
-contiguous: points (B, groups, N, 2) and samples (B, N, C).
+over batch, row, column and channel. All other tensors are contiguous: points
+(B, groups, N, 2) and samples (B, N, C).
 """
 
 import triton
 import triton.language as tl
 
-# Sizes that differ from batch to batch; a kernel is compiled once for all.
+# These sizes vary between batches; no kernel is compiled for single values.
 CHANGING = ['groups', 'number', 'height', 'width']
 
 
 @triton.jit
 def locate(points, number, valid, size):
-    """Pixel before a place on an axis, and the place within it.
+    """Computes the pixel before a coordinate, and the distance from it.
 
     Args:
-        points: Where the coordinates of the axis begin, one in two.
-        number: Numbers of the points.
-        valid: Which of them there are.
-        size: Pixels of the axis, with -1 and 1 at the outer ones.
+        points: Pointer to the first coordinate of the axis; y and x alternate.
+        number: Indices of the points.
+        valid: Whether each point exists.
+        size: Pixels along the axis; -1 and 1 are the centres of the outer
+            pixels.
     """
     place = tl.load(points + 2 * number, mask=valid, other=-3.0)
     place = (place + 1.0) * 0.5 * (size - 1)
-    # A place that is no number stays none, but its pixel exists: maximum and
-    # minimum may take either of the two. All are zero from -1 and `size` on.
+    # NaN stays NaN, but its pixel is inside the bounds, whichever operand
+    # maximum and minimum return. Pixels from -1 down and `size` up are zero.
     kept = tl.where(place > -2.0, place, -2.0)
     kept = tl.where(kept < size + 1.0, kept, size + 1.0)
     pixel = tl.floor(kept)
@@ -36,7 +37,7 @@ def locate(points, number, valid, size):
 
 @triton.jit
 def pixels(base, y, x, channel, valid, height, width, x_y, x_x, x_c):
-    """Pointers (points, channels) to a pixel each, and which of them exist."""
+    """Returns pointers (points, channels) to pixels, and which exist."""
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     offset = y.to(tl.int64) * x_y + x.to(tl.int64) * x_x
     pointers = base + offset[:, None] + channel[None, :] * x_c
@@ -49,8 +50,8 @@ def forward_kernel(
     groups, number, height, width, group_channels,
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Some samples of a group; grid (blocks, B * groups)."""
-    pair = tl.program_id(1).to(tl.int64)  # of image and group
+    """Computes a block of samples of a group; grid (blocks, B * groups)."""
+    pair = tl.program_id(1).to(tl.int64)  # image and group
     b, g = pair // groups, pair % groups
     x += b * x_b + g * group_channels * x_c
     points += pair * number * 2
@@ -88,7 +89,7 @@ def forward_kernel(
 
 @triton.jit
 def add_pixels(dx, y, x, channel, valid, height, width, channels, gradient):
-    """Adds to the pixels (height, width, channels) of a map's gradient."""
+    """Adds `gradient` to pixels of a map's gradient (height, width, C)."""
     near, seen = pixels(
         dx, y, x, channel, valid, height, width, width * channels, channels, 1
     )
@@ -102,10 +103,10 @@ def backward_kernel(
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
     NEEDS_MAP: tl.constexpr, NEEDS_POINTS: tl.constexpr,
 ):  # fmt: skip
-    """What some samples of a group are due; grid (blocks, B * groups).
+    """Computes gradients from a block of samples; grid (blocks, B * groups).
 
-    `dx` (B, height, width, C), float32, is added to by all programs at once;
-    `dpoints`, as `points`, is written once.
+    All programs add to `dx` (B, height, width, C), float32, with atomics. One
+    program writes each element of `dpoints`, which has the shape of `points`.
     """
     pair = tl.program_id(1).to(tl.int64)
     b, g = pair // groups, pair % groups

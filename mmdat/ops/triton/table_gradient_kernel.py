@@ -1,13 +1,13 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The gradient of a table that is read bilinearly, by matrix products.
+"""The gradient of a bilinearly read table, computed by matrix products.
 
-An entry is read with the weight ``max(0, 1 - |place - entry|)``, a hat, along
-each axis. Queries form a grid, so that what a key adds to the table is
-``Hy^T S Hx``, with S the gradients of its scores (rows, columns), Hy the hats
-(rows, entries) and Hx (columns, entries): no sum depends on the order in
-which programs run, and nothing is added to memory score by score. The factors
-are multiplied as float16, which holds hats to 2^-12, or as two of them each
-where queries and keys are float32.
+Along each axis an entry is read with the weight ``max(0, 1 - |place -
+entry|)``, a hat function. Queries form a grid, so a key contributes ``Hy^T S
+Hx`` to the gradient of the table, with S the gradients of its scores (rows,
+columns), Hy the hats (rows, entries) and Hx (columns, entries). So no sum
+depends on the order of programs, and no score is added to memory by itself.
+The factors are multiplied as float16, which holds hats to 2^-12. If queries
+and keys are float32, each factor is a sum of two float16 numbers.
 """
 
 import triton
@@ -26,7 +26,7 @@ from .kernel_parts import INTERPRETED, load_rows, multiply
 
 @triton.jit
 def hats(place, entry):
-    """Weights with which entries are read, see above."""
+    """Returns the weights with which entries are read (hat functions)."""
     if INTERPRETED:
         hat = tl.maximum(1.0 - tl.abs(place - entry), 0.0)
     else:
@@ -48,9 +48,10 @@ def hats(place, entry):
 
 @triton.jit
 def hats_of(places, entry):
-    """Hats (entries, number of places) of a block of places, in reading order.
+    """Returns the hats (entries, places) of a block of places.
 
-    Neighbours are computed by one thread, which then writes both at once.
+    Places are in reading order. One thread computes two neighbours and writes
+    both at once.
     """
     N: tl.constexpr = places.shape[0] * places.shape[1]
     even, odd = tl.split(tl.reshape(places, (N // 2, 2)))
@@ -62,7 +63,7 @@ def hats_of(places, entry):
 
 @triton.jit
 def held(x):
-    """`x` with sizes near 1, as float16 holds them, and the factor to it."""
+    """Returns `x` scaled to about 1, for float16, and the scale."""
     largest = tl.max(tl.max(tl.abs(x), 1), 0)
     power = largest.to(tl.int32, bitcast=True) & 0x7F800000
     inverse = (0x7F000000 - power).to(tl.float32, bitcast=True)
@@ -71,9 +72,10 @@ def held(x):
 
 @triton.jit
 def multiply_halves(left, right, FINE: tl.constexpr):
-    """Product of float32 as float16, to 2^-22 instead of 2^-12 if FINE.
+    """Multiplies float32 as float16, to 2^-12, or to 2^-22 if FINE.
 
-    What float16 does not hold of one is then multiplied by the other.
+    If FINE, the rest of each factor that float16 cannot represent is
+    multiplied too.
     """
     left_16, right_16 = left.to(tl.float16), right.to(tl.float16)
     out = multiply(left_16, right_16, None, 'ieee')
@@ -87,7 +89,7 @@ def multiply_halves(left, right, FINE: tl.constexpr):
 
 @triton.jit
 def reads_window(places, first, SIDE: tl.constexpr):
-    """Whether any of these places may read entries from `first` on."""
+    """Returns whether any place may read one of SIDE entries from `first`."""
     lowest, highest = tl.min(places), tl.max(places)
     return (highest > first + RIM - 1) & (lowest < first + RIM + SIDE)
 
@@ -100,7 +102,7 @@ def slopes_of_tile(
     DIM: tl.constexpr, WIDE: tl.constexpr, PART: tl.constexpr,
     TILE_Y: tl.constexpr, TILE_X: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the scores of a tile of queries, zero beyond the map.
+    """Computes the gradients of scores of a tile; zero outside the map.
 
     `key` and `value` are the first PART channels of the keys `block`.
     """
@@ -160,12 +162,12 @@ def table_gradient_kernel(
     SIDE: tl.constexpr, PRECISION: tl.constexpr,
     FINE: tl.constexpr, WINDOWS: tl.constexpr,
 ):  # fmt: skip
-    """A window of SIDE x SIDE entries of a table, from some keys.
+    """Computes the gradient of a window of the table from a slice of keys.
 
-    Grid (windows, B * heads, slices). `dtable` (slices, B, heads, table_h,
-    table_w) is summed by the caller. Tiles of queries meet blocks of keys;
-    those that read nothing of the window are passed over. PART channels are
-    in shared memory at a time.
+    A window has SIDE x SIDE entries; grid (windows, B * heads, slices). The
+    caller sums `dtable` (slices, B, heads, table_h, table_w). A program loops
+    over tiles of queries and blocks of keys, and skips those that do not read
+    the window. PART channels are in shared memory at a time.
     """
     pair = tl.program_id(1).to(tl.int64)
     b, h = pair // heads, pair % heads
@@ -194,7 +196,7 @@ def table_gradient_kernel(
     v += far * v_n
     acc = tl.zeros((SIDE, SIDE), tl.float32)
     for first in range(begin, end, BLOCK):
-        # Beyond the last key it is taken again, infinitely far from entries.
+        # Padding repeats the last key, infinitely far from all entries.
         block = tl.arange(0, BLOCK)
         valid = first + block < end
         block = tl.minimum(block, end - 1 - first)
@@ -206,7 +208,7 @@ def table_gradient_kernel(
             y0, x0 = tile // tiles_x * TILE_Y, tile % tiles_x * TILE_X
             rows_y = tl.minimum(y0 + tl.arange(0, TILE_Y), height - 1)
             columns_x = tl.minimum(x0 + tl.arange(0, TILE_X), width - 1)
-            # The places of a grid: those of its first column and first row.
+            # The first column and first row give the places of the grid.
             grid_y = tl.load(record + rows_y * width * 4 + 2)
             grid_x = tl.load(record + columns_x * 4 + 3)
             at_y = grid_y[None, :] - point_y[:, None] * factor_y

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The ops on odd shapes and on those of the models, and what they cost."""
+"""Test cases: each op on odd shapes and on the models' shapes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +17,7 @@ from mmdat.ops import (
 )
 from mmdat.ops.position_bias import TableBias
 
-# Operands of scores and output, q, k and v, have the type under test; tables
-# and coordinates are float32.
+# q, k and v have the tested type; tables and coordinates are float32.
 Op = Callable[..., Tensor]
 
 
@@ -27,14 +26,14 @@ class Deformable:
     """Sizes of a deformable attention.
 
     Attributes:
-        batch: Images.
-        queries: (H, W).
-        keys: (Hk, Wk).
-        heads: Heads.
-        groups: Groups of heads that share their points.
+        batch: Number of images.
+        queries: Size (H, W) of the map of queries.
+        keys: Size (Hk, Wk) of the map of keys.
+        heads: Number of heads.
+        groups: Number of groups of heads; heads of a group share points.
         dim: Channels of a head.
-        table: (Ty, Tx) of the bias.
-        blocks: How many blocks of this kind a model has.
+        table: Size (Ty, Tx) of the bias table.
+        blocks: Number of blocks of these sizes in a model.
     """
 
     batch: int
@@ -78,7 +77,7 @@ class Deformable:
 
 @dataclass(frozen=True)
 class Neighborhood:
-    """Sizes of a neighbourhood attention; fields as of `Deformable`."""
+    """Sizes of a neighbourhood attention; see `Deformable` for the fields."""
 
     batch: int
     size: tuple[int, int]
@@ -110,7 +109,7 @@ class Neighborhood:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sizes of reading a map at points; fields as of `Deformable`."""
+    """Sizes of sampling at points; see `Deformable` for the fields."""
 
     batch: int
     size: tuple[int, int]
@@ -134,7 +133,7 @@ class Sampling:
 
 
 def plain_sampling(x: Tensor, points_yx: Tensor) -> Tensor:
-    """``sample_at_points``, by PyTorch's own sampler in float32 or wider."""
+    """Samples with PyTorch's ``grid_sample``, in float32 or float64."""
     batch, groups, hk, wk, _ = points_yx.shape
     maps = x.to(points_yx.dtype).permute(0, 3, 1, 2)
     maps = maps.reshape(batch * groups, -1, *maps.shape[2:])
@@ -154,14 +153,14 @@ except ImportError:
 
 
 def normal(*shape: int) -> Tensor:
-    """Random float64 numbers; small ones lie in memory back to front."""
+    """Returns random float64 numbers; small tensors have reversed strides."""
     x = torch.randn(shape[::-1], device=DEVICE, dtype=torch.float64)
     x = x.permute(*reversed(range(len(shape))))
     return x.contiguous() if x.numel() > 10_000 else x
 
 
-# Odd: less than a block of the kernels, or one and some; one row, one pixel;
-# heads that are no power of two wide; all sides different.
+# Odd shapes: smaller or slightly larger than a block of the kernels; one row,
+# one pixel; head widths that are no power of two; all sides different.
 ODD = {
     'deformable odd': Deformable(2, (3, 7), (2, 5), 4, 2, 5, (5, 9)),
     'deformable row': Deformable(1, (1, 70), (1, 37), 1, 1, 20, (1, 4)),
@@ -172,7 +171,7 @@ ODD = {
     'sampling odd': Sampling(2, (5, 9), (3, 4), 12, 2),
     'sampling row': Sampling(1, (1, 13), (1, 7), 5, 1),
 }
-# Real: of the models, with fewer heads where float64 would fill the memory.
+# Shapes of the models, with fewer heads if float64 would fill the memory.
 REAL = {
     'deformable T s3': Deformable(1, (50, 84), (50, 84), 4, 1, 32, (27, 27)),
     'deformable T s4': Deformable(2, (25, 43), (25, 43), 12, 3, 32, (13, 13)),
@@ -188,7 +187,7 @@ REAL = {
     'sampling T s3': Sampling(2, (50, 84), (50, 84), 384, 3),
     'sampling T++ s1': Sampling(2, (200, 336), (25, 42), 64, 1),
 }
-# Of whole models on 2x3x800x1344, by their stages.
+# Shapes of whole models on 2x3x800x1344, by stage.
 TIMED = {
     'deformable T s3': Deformable(
         2, (50, 84), (50, 84), 12, 3, 32, (27, 27), 3
@@ -212,7 +211,7 @@ TIMED = {
     'sampling T s3': Sampling(2, (50, 84), (50, 84), 384, 3, 3),
     'sampling T++ s1': Sampling(2, (200, 336), (25, 42), 64, 1),
 }
-if DRY:  # the interpreter takes seconds for a few programs
+if DRY:  # the interpreter needs seconds for a few programs
     REAL = {}
     ODD = {
         'deformable odd': Deformable(2, (3, 7), (2, 5), 2, 2, 5, (5, 9)),

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""On what it runs, and which backend would be taken there and why."""
+"""Reports the GPU and the software, and which backend runs on it and why."""
 
 import importlib
 import platform
@@ -18,7 +18,7 @@ TABLE = 'Machine'
 
 
 def nvidia_smi(field: str) -> str:
-    """What the driver says of the first card; empty if nothing."""
+    """Returns a field of nvidia-smi for the first GPU; empty on failure."""
     command = ['nvidia-smi', '-i', '0', f'--query-gpu={field}']
     try:
         return subprocess.run(
@@ -33,7 +33,7 @@ def nvidia_smi(field: str) -> str:
 
 
 def version(module: str) -> str:
-    """Of a package that may be missing."""
+    """Returns the version of a package that may be missing."""
     try:
         return importlib.import_module(module).__version__
     except ImportError:
@@ -41,7 +41,7 @@ def version(module: str) -> str:
 
 
 def machine() -> None:
-    """Card and software."""
+    """Reports the GPU and the software."""
 
     def say(what, value):
         Rows.add(TABLE, what, None, value=value)
@@ -70,7 +70,7 @@ def machine() -> None:
 
 
 def main(_) -> None:
-    """Says it, and that the device computes at all."""
+    """Reports all, and tests that the device computes."""
     with guarded(TABLE, 'machine'):
         machine()
     table = 'Which backend runs, and why others do not'
@@ -86,7 +86,7 @@ def main(_) -> None:
 
 
 def explain(table: str, name: str) -> None:
-    """What each backend of an op says to bfloat16 on this device."""
+    """Reports whether each backend of an op supports bfloat16 here."""
     case = ODD[name]
     _, leaves = case.make()
     q, k, v = (x.bfloat16() for x in leaves[:3])

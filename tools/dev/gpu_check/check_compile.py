@@ -20,15 +20,15 @@ TABLE = 'torch.compile(fullgraph=True), inference, bfloat16 autocast'
 SIZES = [(2, 3, 800, 1344), (2, 3, 768, 1152)]
 if DRY:
     SIZES = [(1, 3, 64, 64), (1, 3, 64, 96)]
-# Fused, fewer numbers are rounded to bfloat16 on the way.
+# Fused code rounds fewer intermediate results to bfloat16.
 LIMIT = 3e-2
 
 
 def compare(arch: str) -> None:
-    """A row for each size; the second makes the compiler generalise."""
+    """Adds a row for each size; the second makes the sizes dynamic."""
     backbone = model(arch).to(DEVICE).eval()
-    # Dry, the second size is compiled like the first: with sizes as symbols
-    # it takes a minute, on which a dry run says nothing about a GPU.
+    # A dry run compiles the second size like the first: dynamic sizes take a
+    # minute and show nothing about a GPU.
     how = dict(backend='eager', dynamic=False) if DRY else {}
     compiled = torch.compile(backbone, fullgraph=True, **how)
     for size in SIZES:
@@ -53,6 +53,6 @@ def compare(arch: str) -> None:
 
 
 def main(_) -> None:
-    """DAT-T alone: the compiler takes about a minute for a size."""
+    """Compiles DAT-T only, because each size takes about a minute."""
     with guarded(TABLE, 'dat_t'):
         compare('dat_t')

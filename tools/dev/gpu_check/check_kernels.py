@@ -1,12 +1,12 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Each kernel alone, beside fused attention without a bias and its floor.
+"""Times each kernel, fused attention without a bias, and lower bounds.
 
-Times are of the device alone, with a cold cache. A floor is the larger of two
-times: multiply-adds at the rate of a large matrix product on this card, and
-bytes, each operand read once and each result written once, at the rate of a
-large copy. The least a backward pass multiplies is five products. The third
-bound is what the project aims for: instructions a score, at the rate at which
-the multiprocessors can issue them.
+Times are device times with a cold cache. A floor is a lower bound, the larger
+of two times: the multiply-adds at the rate of a large matrix product on this
+GPU, and the bytes at the rate of a large copy, with each operand read once and
+each result written once. A backward pass needs at least five products. The
+third bound is the aim of the project: instructions per score, at the rate at
+which the multiprocessors can issue them.
 """
 
 import math
@@ -19,7 +19,7 @@ from check_ops import triton
 from common import BF16, DEVICE, DRY, Rows, guarded, milliseconds, slopes_like
 from torch import Tensor
 
-# Warp instructions a score at 32 channels a head: forward, backward.
+# Warp instructions per score at 32 channels per head: forward, backward.
 TARGET_INSTRUCTIONS = 1.5, 1.5 + 3.0
 ISSUES_A_CLOCK = 4  # of a multiprocessor, compute capability 7.0 to 10.0
 PRODUCTS = 2, 5  # matrix products of a forward and a backward pass
@@ -28,13 +28,13 @@ COPIED_BYTES = 1000 if DRY else 2**29
 
 
 class Rates:
-    """What this card can do, measured.
+    """Measured rates of this GPU.
 
     Attributes:
-        flops: Operations a second of a large bfloat16 matrix product.
-        bytes: A second, of a large copy, read and written.
-        issues: Warp instructions a second, at the highest clock; NaN where
-            the driver does not tell it.
+        flops: Operations per second of a large bfloat16 matrix product.
+        bytes: Bytes per second of a large copy, read and written.
+        issues: Warp instructions per second at the highest clock; NaN if the
+            driver does not report the clock.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Rates:
             self.issues = units * int(clock) * 1e6
 
     def say(self) -> None:
-        """Rows of a table."""
+        """Adds the rates to a table."""
         table = 'Rates of this card'
         for what, value, unit in (
             ('bfloat16 matrix product', self.flops / 1e12, 'TFLOP/s'),
@@ -65,10 +65,10 @@ class Rates:
             Rows.add(table, what, None, rate=value, unit=unit)
 
     def floors(self, case, tensors: list[Tensor]) -> list[float]:
-        """Least milliseconds of a forward and of a backward pass.
+        """Returns lower bounds in ms of a forward and a backward pass.
 
         Args:
-            case: Of ``cases``.
+            case: A case of ``cases``.
             tensors: Output and operands; a backward pass reads them and the
                 gradient of the output, and writes those of the operands.
         """
@@ -87,12 +87,12 @@ class Rates:
 
 
 def both(op, leaves, needs=None) -> tuple[float, float]:
-    """Milliseconds of a forward and of a backward pass.
+    """Returns the milliseconds of a forward and of a backward pass.
 
     Args:
-        op: Of tensors.
+        op: A function of tensors.
         leaves: Its operands.
-        needs: Places of those that need gradients, all if None.
+        needs: Indices of the operands that need gradients; None for all.
     """
     leaves = [x.detach() for x in leaves]
     with torch.no_grad():
@@ -111,7 +111,7 @@ def both(op, leaves, needs=None) -> tuple[float, float]:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Fused attention on the same operands, without a bias."""
+    """Computes fused attention on the same operands, without a bias."""
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v)
 
@@ -119,7 +119,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attention(
     rates: Rates, name: str, case, dtype: torch.dtype, backend: str | None
 ) -> None:
-    """A row for an attention."""
+    """Adds a row for an attention."""
     op, leaves = case.make()
     leaves = [
         x.to(dtype if i < 3 else torch.float32).contiguous()
@@ -156,7 +156,7 @@ def attention(
 
 
 def sampling(rates: Rates, name: str, case: Sampling) -> None:
-    """A row for each sampler."""
+    """Adds a row for each sampler."""
     _, leaves = case.make()
     leaves = [leaves[0].to(BF16).contiguous(), leaves[1].float()]
     for way, sampler in SAMPLERS.items():
@@ -176,7 +176,7 @@ def sampling(rates: Rates, name: str, case: Sampling) -> None:
 
 
 def main(_) -> None:
-    """Times all."""
+    """Times all ops."""
     rates = Rates()
     rates.say()
     for name, case in TIMED.items():
@@ -185,12 +185,12 @@ def main(_) -> None:
                 sampling(rates, name, case)
             else:
                 attention(rates, name, case, BF16, triton())
-    # The plain way and other types, where most of the time goes.
+    # The reference and other types, for the slowest ops only.
     first = next(iter(TIMED))
     others = [(BF16, 'reference')]
     if not DRY:
         others += [(torch.float16, triton()), (torch.float32, triton())]
     for dtype, backend in others:
-        proves = backend != 'reference'  # which may want too much memory
+        proves = backend != 'reference'  # it may need much memory
         with guarded('Kernels', f'{first} {dtype}', proves):
             attention(rates, first, TIMED[first], dtype, backend)

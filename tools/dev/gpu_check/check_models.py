@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Whole backbones, forward and backward, against the plain one in float64."""
+"""Compares whole backbones with the plain version in float64."""
 
 import torch
 from common import (
@@ -22,7 +22,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @torch.no_grad()
 def stir(backbone: nn.Module) -> nn.Module:
-    """Fills tables, offsets and layer scales, which start near zero."""
+    """Randomises tables, offsets and layer scales, which start near zero."""
     torch.manual_seed(1)
     for name, parameter in backbone.named_parameters():
         if any(word in name for word in ('table', 'rpb')):
@@ -37,13 +37,13 @@ def stir(backbone: nn.Module) -> nn.Module:
 def run(
     backbone: nn.Module, images: Tensor, amp: torch.dtype | None
 ) -> tuple[list[Tensor], Tensor]:
-    """Outputs, and all gradients in one row."""
+    """Returns the outputs, and all gradients in one tensor."""
     backbone.zero_grad(set_to_none=True)
     with torch.autocast(DEVICE, amp, enabled=amp is not None):
         outs = backbone(images)
     slopes = [s / s.numel() ** 0.5 for s in slopes_like(outs)]
     torch.autograd.backward(outs, slopes)
-    # Biases of keys change no softmax: their gradients are rounding.
+    # The bias of keys does not change a softmax; its gradient is rounding.
     grads = [
         p.grad.double().flatten()
         for name, p in backbone.named_parameters()
@@ -53,7 +53,7 @@ def run(
 
 
 def compare(arch: str) -> None:
-    """A row for each precision of an architecture."""
+    """Adds a row for each precision of an architecture."""
     built = {}
     for backend in (None, 'reference'):
         torch.manual_seed(0)
@@ -90,7 +90,7 @@ def compare(arch: str) -> None:
 
 
 def main(_) -> None:
-    """Compares both families."""
+    """Compares DAT and DAT++."""
     no_tf32()
     for arch in ARCHS:
         with guarded(TABLE, arch):

@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Each op, forward and backward, against float64.
+"""Compares each op with float64, forward and backward.
 
-An error is a relative root mean square, of the output and of each gradient.
-It may be three times that of plain PyTorch on the same numbers in the same
-types, which sets aside what rounding alone does.
+The error is the relative root mean square error of the output and of each
+gradient. It may be up to three times the error of plain PyTorch on the same
+numbers in the same types, which accounts for rounding.
 """
 
 import math
@@ -15,8 +15,8 @@ from common import DRY, Rows, error, guarded, no_tf32, poison, slopes_like
 from torch import Tensor
 
 FLOAT64 = torch.float64
-SMALL = 5e-6  # float32 that was summed in another order
-# How far a repeated result may be away: atomics add in any order.
+SMALL = 5e-6  # float32 sums in a different order
+# Allowed difference of a repeated result, because atomics add in any order.
 REPEATED = 1e-5
 
 
@@ -28,15 +28,16 @@ def run(
     others: torch.dtype = torch.float32,
     of_sum: bool = False,
 ) -> list[Tensor]:
-    """Output and gradients.
+    """Returns output and gradients.
 
     Args:
         op: See ``cases``.
         leaves: Its operands, in any type.
-        backend: To insist on, None to let mmdat choose.
-        dtype: Of queries, keys, values and maps.
-        others: Of tables and points.
-        of_sum: The gradient of a sum, a number without memory of its own.
+        backend: Name of a backend; None lets mmdat choose.
+        dtype: Type of queries, keys, values and maps.
+        others: Type of tables and points.
+        of_sum: Whether to differentiate the sum, so that the gradient of the
+            output is one expanded number.
     """
     wide = 1 if len(leaves) == 2 else 3
     leaves = [
@@ -55,7 +56,7 @@ def run(
 
 
 def rounded(leaves: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Operands that are the same numbers in `dtype` and in float64."""
+    """Rounds operands, so that `dtype` and float64 hold the same numbers."""
     wide = 1 if len(leaves) == 2 else 3
     return [
         x.to(dtype if i < wide else torch.float32).double()
@@ -64,7 +65,7 @@ def rounded(leaves: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 
 def prove(table: str, name: str, case, backend: str | None, dtype) -> None:
-    """A row for one case: accuracy, and that it repeats itself."""
+    """Adds a row for one case: its error, and whether results repeat."""
     op, leaves = case.make()
     leaves = rounded(leaves, dtype)
     exact = run(op, leaves, 'reference', FLOAT64, FLOAT64)
@@ -93,26 +94,26 @@ def prove(table: str, name: str, case, backend: str | None, dtype) -> None:
 
 
 def backends_of(case) -> list[str | None]:
-    """Whom to prove: Triton by name, and of sampling what is chosen too."""
+    """Returns the backends to test: Triton; for sampling also the default."""
     if not isinstance(case, Sampling):
         return [triton()]
     return [None, *(['triton'] if 'triton' in SAMPLERS else [])]
 
 
 def triton() -> str | None:
-    """Triton; where a dry run has to do without, whatever is chosen."""
+    """Returns 'triton', or None in a dry run without Triton."""
     return None if DRY and find_spec('triton') is None else 'triton'
 
 
 def gradient_of_a_sum(table: str) -> None:
-    """A gradient whose strides are all zero."""
+    """Tests a gradient whose strides are all zero."""
     for name in ('deformable odd', 'neighborhood odd', 'sampling odd'):
         op, leaves = ODD[name].make()
         leaves = rounded(leaves, torch.float32)
         backend = backends_of(ODD[name])[-1]
         got = run(op, leaves, backend, torch.float32, of_sum=True)
         exact = run(op, leaves, 'reference', FLOAT64, FLOAT64, of_sum=True)
-        # The gradient of q is zero but for rounding, as is that of k.
+        # The gradients of q and k are zero except for rounding.
         off = max(
             ((a - b).norm() / max(1, b.norm())).item()
             for a, b in zip(got, exact)
@@ -121,7 +122,7 @@ def gradient_of_a_sum(table: str) -> None:
 
 
 def tf32(table: str) -> None:
-    """Where TF32 is allowed, that much error and no more."""
+    """Tests that errors with TF32 allowed are those of TF32."""
     no_tf32(allowed=True)
     try:
         name = 'deformable odd'
@@ -136,7 +137,7 @@ def tf32(table: str) -> None:
 
 
 def not_numbers(table: str) -> None:
-    """A point that is no number spoils its image, visibly, and no other."""
+    """Tests that a NaN point makes only the output of its image NaN."""
     for value in (math.nan, -1e30):
         case: Deformable = ODD['deformable odd']
         op, leaves = case.make()
@@ -150,7 +151,7 @@ def not_numbers(table: str) -> None:
 
 
 def main(dtypes: list[torch.dtype]) -> None:
-    """Proves all in these types."""
+    """Tests all cases in these types."""
     no_tf32()
     for dtype in dtypes:
         short = str(dtype).removeprefix('torch.')

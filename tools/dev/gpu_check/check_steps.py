@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""A training step and inference, beside the plain version and Swin-T."""
+"""Times training and inference, of mmdat, its plain version and Swin-T."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ from torch import nn
 SIZE = (1, 3, 64, 96) if DRY else (2, 3, 800, 1344)
 SWIN = 'Swin-T of timm'
 TOP = 12
-# What the project wants: times as shares of Swin-T's and of the plain one's.
+# Aims of the project: time divided by Swin-T's and by the plain version's.
 TARGETS = {
     ('dat_t', 'train'): (1.3, 1 / 3),
     ('dat_pp_t', 'train'): (1.6, 1 / 3),
@@ -25,13 +25,13 @@ TARGETS = {
 
 @dataclass
 class Cost:
-    """What a subject takes.
+    """Time and memory of a model.
 
     Attributes:
-        device_ms: Median between two events on the device.
-        host_ms: Median until Python was through with the launches.
-        peak_gb: Above weights and images.
-        step: One pass.
+        device_ms: Median time between two events on the device.
+        host_ms: Median time until Python has launched everything.
+        peak_gb: Peak memory, without weights and images.
+        step: Runs one pass.
     """
 
     device_ms: float
@@ -41,7 +41,7 @@ class Cost:
 
 
 def swin() -> nn.Module:
-    """Swin-T without its classifier."""
+    """Builds Swin-T without its classifier."""
     import timm
 
     return timm.create_model(
@@ -53,7 +53,7 @@ def swin() -> nn.Module:
 
 
 def passes(backbone: nn.Module, train: bool) -> Callable[[], None]:
-    """One pass over random images; a training step but for the optimiser."""
+    """Returns a pass over random images; training excludes the optimiser."""
     images = torch.randn(SIZE, device=DEVICE)
     slopes = []
 
@@ -73,7 +73,7 @@ def passes(backbone: nn.Module, train: bool) -> Callable[[], None]:
 
 
 def measure(build: Callable[[], nn.Module], train: bool, rounds: int) -> Cost:
-    """Time and memory of a pass, after three that do not count."""
+    """Measures time and memory of a pass, after three warm-up passes."""
     torch.manual_seed(0)
     step = passes(build().to(DEVICE).train(train), train)
     if DRY:
@@ -100,7 +100,7 @@ def measure(build: Callable[[], nn.Module], train: bool, rounds: int) -> Cost:
 
 
 def profile(arch: str, step: Callable[[], None]) -> None:
-    """The kernels that take most of a training step."""
+    """Reports the slowest kernels of a training step."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -141,7 +141,7 @@ def profile(arch: str, step: Callable[[], None]) -> None:
 
 
 def compare(mode: str) -> None:
-    """A row for each subject; Swin-T once more at the end, for the drift."""
+    """Adds a row per model; times Swin-T again at the end to show drift."""
     batch, _, height, width = SIZE
     table = f'{mode}, {batch}x3x{height}x{width}, bfloat16 autocast'
     train = mode == 'train'
@@ -164,13 +164,13 @@ def compare(mode: str) -> None:
             add_row(table, label, mode, costs)
             if train and label in ARCHS:
                 profile(label, cost.step)
-            cost.step = None  # and with it the model
+            cost.step = None  # frees the model too
         if not DRY:
             torch.cuda.empty_cache()
 
 
 def add_row(table: str, label: str, mode: str, costs: dict[str, Cost]) -> None:
-    """Time, memory, and both beside Swin-T's and the plain version's."""
+    """Adds time and memory, also relative to Swin-T and the plain version."""
     cost, peer = costs[label], costs.get(SWIN)
     plain = costs.get(f'{label.partition("@")[0]}@reference')
     cells = dict(ms=cost.device_ms, host_ms=cost.host_ms, peak_GB=cost.peak_gb)
@@ -198,6 +198,6 @@ def add_row(table: str, label: str, mode: str, costs: dict[str, Cost]) -> None:
 
 
 def main(_) -> None:
-    """Training first: it matters most."""
+    """Times training first, because it matters most."""
     for mode in ('train', 'inference'):
         compare(mode)

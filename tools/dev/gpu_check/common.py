@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What the parts share: the device, rows of results, errors, and time."""
+"""Shared code of the parts: device, rows of results, errors and timing."""
 
 import json
 import math
@@ -21,18 +21,18 @@ TINY = dict(
 )
 ARCHS = ('dat_t', 'dat_pp_t')
 
-# More than any GPU's cache holds: written between two timed calls.
+# Bytes written between two timed calls, more than the cache of any GPU.
 FLUSHED_BYTES = 256 * 2**20
-# Clocks for which the device sleeps before a timed call, about a millisecond:
-# the host gets ahead, and its launches cost the call nothing.
+# Clocks that the device sleeps before a timed call, about a millisecond. The
+# host launches everything meanwhile, so launches do not add to the time.
 HEAD_START = 2_000_000
 
 
 class Rows:
-    """Where results go, a line each, written at once.
+    """Writes each result as one line, immediately.
 
     Attributes:
-        path: A file of JSON lines, None to say them only.
+        path: A file of JSON lines; None prints the rows only.
     """
 
     path: Path | None = None
@@ -41,14 +41,14 @@ class Rows:
     def add(
         cls, table: str, what: str, ok: bool | None, why: str = '', /, **cells
     ) -> None:
-        """Says a row and keeps it.
+        """Prints a row and writes it.
 
         Args:
-            table: Title of the table it belongs to.
-            what: Its first column.
-            ok: Whether a proof holds, None if nothing is proven.
-            why: What is wrong, if something is.
-            **cells: The other columns; numbers are written in short.
+            table: Title of the row's table.
+            what: First column.
+            ok: Whether a test passed; None if the row tests nothing.
+            why: Reason of a failure.
+            **cells: The other columns; numbers are shortened.
         """
         cells = {k.replace('_', ' '): short(v) for k, v in cells.items()}
         mark = {True: 'ok    ', False: 'FAILED', None: '      '}[ok]
@@ -61,7 +61,7 @@ class Rows:
 
 
 def short(value: object) -> str:
-    """A number with as many digits as mean something."""
+    """Formats a number with its significant digits only."""
     if not isinstance(value, float):
         return str(value)
     if math.isnan(value):
@@ -71,7 +71,7 @@ def short(value: object) -> str:
 
 @contextmanager
 def guarded(table: str, what: str, proves: bool = True):
-    """Turns an exception into a row, so that it costs one case only."""
+    """Turns an exception into a row, so that the other cases still run."""
     try:
         yield
         return
@@ -83,13 +83,13 @@ def guarded(table: str, what: str, proves: bool = True):
             Rows.add(table, what, False, why)
         else:
             Rows.add(table, what, None, '', note=why)
-    if not DRY:  # by now the exception holds no tensors any more
+    if not DRY:  # here the exception no longer keeps tensors alive
         torch.cuda.synchronize()  # fails again if the context is broken
         torch.cuda.empty_cache()
 
 
 def model(arch: str, backend: str | None = None) -> torch.nn.Module:
-    """A backbone of ours; in a dry run a small one of the same family."""
+    """Builds a backbone; in a dry run a small one of the same family."""
     from mmdat import DAT
 
     given = dict(TINY, family=arch[:-2]) if DRY else arch
@@ -97,13 +97,13 @@ def model(arch: str, backend: str | None = None) -> torch.nn.Module:
 
 
 def error(got: Tensor, exact: Tensor) -> float:
-    """Relative root mean square error; NaN if anything is not a number."""
+    """Returns the relative root mean square error; NaN if an input has NaN."""
     got, exact = got.double(), exact.double()
     return ((got - exact).norm() / exact.norm().clamp(min=1e-30)).item()
 
 
 def poison() -> None:
-    """Fills memory that is handed out next, so that gaps show."""
+    """Fills the memory allocated next, so that unwritten parts show."""
     sizes = [2**10, 2**16] if DRY else [2**10, 2**14, 2**18, 2**22, 2**26]
     junk = [
         torch.full((size,), math.nan, device=DEVICE)
@@ -114,11 +114,11 @@ def poison() -> None:
 
 
 def milliseconds(run: Callable[[], object], budget_ms: float = 80) -> float:
-    """Median time of a call on the device, with a cold cache.
+    """Returns the median device time of a call, with a cold cache.
 
     Args:
         run: The call.
-        budget_ms: About how long to repeat it.
+        budget_ms: Approximate total time of all repetitions.
     """
     run()
     if DRY:
@@ -145,7 +145,7 @@ def milliseconds(run: Callable[[], object], budget_ms: float = 80) -> float:
 
 
 def slopes_like(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """The same random gradients for the same shapes, whatever computed."""
+    """Returns random gradients that depend only on the shapes."""
     generator = torch.Generator().manual_seed(1)
     return [
         torch.randn(x.shape, generator=generator).to(x.device, x.dtype)
@@ -154,6 +154,6 @@ def slopes_like(outputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def no_tf32(allowed: bool = False) -> None:
-    """Multiplies float32 exactly, or not."""
+    """Forbids TF32 for float32 products, or allows it."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

@@ -9,13 +9,13 @@ import importlib
 import sys
 from pathlib import Path
 
-# Each a file beside this one with a function ``main(dtypes)``.
+# Each name is a file in this folder with a function ``main(dtypes)``.
 PARTS = ('card', 'ops', 'models', 'steps', 'kernels', 'compile')
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 def main() -> None:
-    """Runs the parts that are named."""
+    """Runs the named parts."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('names', nargs='+', choices=(*PARTS, *DTYPES))
     parser.add_argument('--rows', type=Path)

@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Proves and times mmdat on a GPU, part by part; see ../gpu_check.sh.
+"""Tests and times mmdat on a GPU, part by part; see ../gpu_check.sh.
 
-Each part is a process of its own with its own limit, so that a crash, a hang
-or a broken CUDA context costs that part only. The standard library is all
-that this file needs.
+Each part runs in a separate process with a time limit, so a crash, a hang or a
+broken CUDA context stops that part only. This file needs only the standard
+library.
 """
 
 import argparse
@@ -27,10 +27,10 @@ class Part:
     """A process to run.
 
     Attributes:
-        name: What the command line and the summary call it.
-        arguments: Of ``part.py``.
-        seconds: Its limit.
-        proves: Whether the check has failed if it does not come to its end.
+        name: Name on the command line and in the summary.
+        arguments: Arguments of ``part.py``.
+        seconds: Time limit.
+        proves: Whether the check fails if this part does not finish.
         interpreted: Whether Triton's kernels run in its interpreter.
     """
 
@@ -43,13 +43,12 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What came of a part.
+    """Result of a part.
 
     Attributes:
         part: The part.
-        ending: ``'ended'``, or how it was cut short.
-        rows: What it found out; ``ok`` of a row is None where it proves
-            nothing.
+        ending: ``'ended'``, or why it stopped early.
+        rows: Rows of results; ``ok`` is None in a row that tests nothing.
     """
 
     part: Part
@@ -58,21 +57,21 @@ class Outcome:
 
     @property
     def failures(self) -> list[str]:
-        """What speaks against mmdat, one sentence each."""
+        """Returns the failures, one sentence each."""
         bad = [
             f'{self.part.name}: {row["what"]}: {row["why"]}'
             for row in self.rows
             if row['ok'] is False
         ]
         cut_short = self.ending in ('out of time', 'not run')
-        cut_short &= not self.part.proves  # of times, some are enough
+        cut_short &= not self.part.proves  # some times are enough
         if self.ending != 'ended' and not cut_short:
             bad.append(f'{self.part.name}: {self.ending}')
         return bad
 
 
-# In this order; parts in one row run at a time, as none of them is timed.
-# Compiling the kernels is most of what the proofs take.
+# Groups run in this order; parts of a group run in parallel and are not timed.
+# Compiling the kernels takes most of the time of the tests.
 GROUPS: tuple[tuple[Part, ...], ...] = (
     (Part('card', ('card',), 60, proves=True),),
     (
@@ -85,8 +84,9 @@ GROUPS: tuple[tuple[Part, ...], ...] = (
     (Part('kernels', ('kernels',), 80),),
     (Part('compile', ('compile',), 120),),
 )
-# Importing takes longest here: fewer processes, the same code. What is proven
-# of single ops is the kernels, in Triton's interpreter; of models, the rest.
+# In a dry run imports take most of the time, so fewer processes run the same
+# code. The ops test the kernels in Triton's interpreter; the models test the
+# other code.
 DRY_GROUPS: tuple[tuple[Part, ...], ...] = (
     (
         Part(
@@ -110,13 +110,13 @@ _PRINTING = threading.Lock()
 
 
 class Log:
-    """Says a line at once, and keeps it in a file."""
+    """Prints each line immediately and writes it to a file."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open('w', encoding='utf-8', errors='replace')
 
     def __call__(self, line: str) -> None:
-        """Says a line."""
+        """Prints and writes a line."""
         with _PRINTING:
             print(line[:230], flush=True)
             print(line, file=self.file, flush=True)
@@ -129,7 +129,7 @@ def run_part(
     program: Sequence[str] = (str(HERE / 'part.py'),),
     prefix: str = '',
 ) -> Outcome:
-    """Runs a part to its end, or to that of `seconds`."""
+    """Runs a part for at most `seconds`."""
     outcome = Outcome(part)
     start = time.monotonic()
     environment = dict(os.environ, PYTHONUNBUFFERED='1')
@@ -169,7 +169,7 @@ def run_part(
             for line in rows.read_text(encoding='utf-8').splitlines():
                 try:
                     outcome.rows.append(json.loads(line))
-                except ValueError:  # killed while it wrote
+                except ValueError:  # the process was killed while it wrote
                     outcome.ending += ', last row lost'
     took = time.monotonic() - start
     say(f'== {part.name}: {outcome.ending} after {took:.0f} s')
@@ -203,7 +203,7 @@ def run_group(parts: Sequence[Part], say: Log, left: float) -> list[Outcome]:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """Tables, one for each kind of row, in the order they came."""
+    """Writes the rows as Markdown tables, in order of first appearance."""
     tables: dict[str, list[dict]] = {}
     for outcome in outcomes:
         for row in outcome.rows:
@@ -226,7 +226,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def summary(outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
-    """What to say at the end, and whether all is well."""
+    """Returns the last lines to print, and whether all tests passed."""
     proofs = [
         row['ok']
         for outcome in outcomes
@@ -247,7 +247,7 @@ def summary(outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
 
 
 def main() -> int:
-    """Runs the parts, writes the tables."""
+    """Runs the parts and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
         'parts',
@@ -292,7 +292,7 @@ def main() -> int:
         ]
         left = args.limit - (time.monotonic() - start)
         outcomes += run_group(wanted, say, left) if wanted else []
-        # After every group: what is found must outlive a machine that goes.
+        # Written after each group, in case the machine disappears.
         (out / 'results.md').write_text(markdown(outcomes), encoding='utf-8')
         found = [
             dict(part=o.part.name, ending=o.ending, rows=o.rows)
