@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Models in shards: what mmengine's strategies need for a DAT.
+"""Sharded training of DAT (FSDP), as strategies of mmengine.
 
-Registered for configs with a ``strategy``, which ``tools/train.py`` runs by
-mmengine's FlexibleRunner. See docs/large_scale.md.
+Importing this module registers the strategies. ``tools/train.py`` runs configs
+with a ``strategy`` with mmengine's FlexibleRunner. See docs/large_scale.md.
 """
 
 from typing import Any
@@ -23,19 +23,20 @@ from ..utils.errors import UserError
 def wrap_blocks(
     module: nn.Module, recurse: bool, nonwrapped_numel: int
 ) -> bool:
-    """FSDP's policy: each block of a DAT is a unit, the rest another."""
+    """FSDP wrapping policy: each block is a unit, the rest is one unit."""
     return recurse or isinstance(module, Block | ConvBlock)
 
 
 @MODEL_WRAPPERS.register_module()
 class DATFullyShardedDataParallel(MMFullyShardedDataParallel):
-    """FSDP with blocks as units, on a CPU too.
+    """FSDP that shards block by block, also on a CPU.
 
     Args:
         module: The model.
-        device_id: The number of the GPU; of no meaning on a CPU.
-        **kwargs: As in ``mmengine.model.MMFullyShardedDataParallel``;
-            blocks are units and parameters keep their form by default.
+        device_id: Index of the GPU; ignored on a CPU.
+        **kwargs: Arguments of
+            ``mmengine.model.MMFullyShardedDataParallel``. By default each
+            block is a unit and ``use_orig_params`` is true.
     """
 
     def __init__(
@@ -51,20 +52,21 @@ class DATFullyShardedDataParallel(MMFullyShardedDataParallel):
 
 @STRATEGIES.register_module()
 class FSDP1Strategy(FSDPStrategy):
-    """PyTorch's first FSDP, with checkpoints that one process resumes from.
+    """PyTorch's first FSDP, with checkpoints from which one process resumes.
 
-    mmengine's strategy saves what belongs to a parameter in the optimiser
-    under its name, where an optimiser in one process looks for its number;
-    and it clips the gradients of each process by the norm of its own shards.
+    mmengine's ``FSDPStrategy`` saves the optimiser's state under parameter
+    names, but an optimiser in one process needs parameter numbers. It also
+    clips gradients by the norm of one process's shards. This class corrects
+    both.
 
     Args:
-        **kwargs: As in mmengine's ``FSDPStrategy``, whole checkpoints and
-            blocks as units by default.
+        **kwargs: Arguments of mmengine's ``FSDPStrategy``. By default
+            checkpoints are unsharded and each block is a unit.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        # Not 'full', which moves to the CPU what may be there: PyTorch 2.11
-        # ends by a segmentation fault.
+        # Not 'full': it moves tensors to the CPU even if they are there, and
+        # PyTorch 2.11 then crashes with a segmentation fault.
         whole = dict(
             state_dict_type='FULL_STATE_DICT',
             state_dict_config=dict(type='FullStateDictConfig'),
@@ -76,7 +78,7 @@ class FSDP1Strategy(FSDPStrategy):
         super().__init__(**kwargs)
 
     def build_optim_wrapper(self, *args: Any, **kwargs: Any) -> Any:
-        """As mmengine's; gradients are clipped by the norm over all shards."""
+        """Builds it as mmengine; clips gradients by the norm of all shards."""
         wrapper = super().build_optim_wrapper(*args, **kwargs)
         if getattr(wrapper, 'clip_func', None) is nn.utils.clip_grad_norm_:
             wrapper.clip_func = self._clip
@@ -88,7 +90,7 @@ class FSDP1Strategy(FSDPStrategy):
         return self.model.clip_grad_norm_(max_norm, norm_type)
 
     def optim_state_dict(self) -> dict[str, Any]:
-        """The state of the optimiser, whole if checkpoints are."""
+        """Returns the optimiser's state, unsharded if checkpoints are."""
         optimizer = self.optim_wrapper.optimizer
         state = FullyShardedDataParallel.optim_state_dict(
             self.model, optimizer
@@ -96,10 +98,10 @@ class FSDP1Strategy(FSDPStrategy):
         return _by_number(state, optimizer, self.model)
 
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Fills the optimiser's shards.
+        """Loads the optimiser's shards.
 
         Args:
-            state_dict: As ``optim_state_dict`` or one process gives it.
+            state_dict: State from ``optim_state_dict`` or from one process.
         """
         optimizer = self.optim_wrapper.optimizer
         state = FullyShardedDataParallel.optim_state_dict_to_load(
@@ -112,16 +114,16 @@ class FSDP1Strategy(FSDPStrategy):
 class FSDP2Strategy(FSDPStrategy):
     """PyTorch's second FSDP, ``fully_shard``, block by block.
 
-    Checkpoints are whole and written by the first process, with the names and
-    shapes of a model in one process; so they resume with any number of
-    processes, and without sharding.
+    The first process writes unsharded checkpoints, with the names and shapes
+    of a model in one process. So any number of processes can resume from them,
+    with or without sharding.
 
     Args:
         mixed_precision: Types of :class:`torch.distributed.fsdp.
             MixedPrecisionPolicy`, such as ``dict(param_dtype='bfloat16')``.
-        reshard_after_forward: Whether to free what was gathered for the
-            forward pass before the backward pass.
-        **kwargs: As in mmengine's ``DDPStrategy``.
+        reshard_after_forward: Whether to free gathered parameters after the
+            forward pass and gather them again for the backward pass.
+        **kwargs: Arguments of mmengine's ``DDPStrategy``.
     """
 
     def __init__(
@@ -168,7 +170,7 @@ class FSDP2Strategy(FSDPStrategy):
         return fully_shard(model, **settings)
 
     def model_state_dict(self) -> dict[str, Any]:
-        """The whole model, in the first process."""
+        """Returns the unsharded weights, in the first process."""
         from torch.distributed.checkpoint.state_dict import (
             get_model_state_dict,
         )
@@ -176,7 +178,7 @@ class FSDP2Strategy(FSDPStrategy):
         return get_model_state_dict(self.model, options=_whole())
 
     def optim_state_dict(self) -> dict[str, Any]:
-        """The whole state of the optimiser, as one process would save it."""
+        """Returns the optimiser's unsharded state, as one process saves it."""
         from torch.distributed.checkpoint.state_dict import (
             get_optimizer_state_dict,
         )
@@ -190,11 +192,11 @@ class FSDP2Strategy(FSDPStrategy):
     def load_model_state_dict(
         self, state_dict: dict[str, Any], *, strict: bool = False, **_: Any
     ) -> None:
-        """Fills the shards from a whole model.
+        """Loads the shards from unsharded weights.
 
         Args:
-            state_dict: Of a model in one process.
-            strict: Whether all names must fit.
+            state_dict: Weights of a model in one process.
+            strict: Whether all names must match.
         """
         from torch.distributed.checkpoint.state_dict import (
             set_model_state_dict,
@@ -205,7 +207,7 @@ class FSDP2Strategy(FSDPStrategy):
         )
 
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Fills the optimiser's shards from the state of one process."""
+        """Loads the optimiser's shards from the state of one process."""
         from torch.distributed.checkpoint.state_dict import (
             set_optimizer_state_dict,
         )
@@ -226,7 +228,7 @@ def _whole(**settings: Any) -> Any:
 
 
 def _names(optimizer: Any, model: nn.Module) -> list[str]:
-    """Names of the parameters in the order of an optimiser's numbers."""
+    """Returns the names of parameters in the order of their numbers."""
     known = {
         id(p): name.replace('_fsdp_wrapped_module.', '')
         for name, p in model.named_parameters()
@@ -241,7 +243,7 @@ def _names(optimizer: Any, model: nn.Module) -> list[str]:
 def _by_name(
     state: dict[str, Any], optimizer: Any, model: nn.Module
 ) -> dict[str, Any]:
-    """The state that an optimiser in one process saves, with names."""
+    """Replaces parameter numbers by names in an optimiser's state."""
     names = _names(optimizer, model)
     return dict(
         state={names[n]: values for n, values in state['state'].items()},
@@ -255,9 +257,10 @@ def _by_name(
 def _by_number(
     state: dict[str, Any], optimizer: Any, model: nn.Module
 ) -> dict[str, Any]:
-    """The state with numbers in place of names, as optimisers save it.
+    """Replaces parameter names by numbers in an optimiser's state.
 
-    The groups are the optimiser's, in its order: FSDP may give others.
+    The groups are those of the optimiser, in its order, because FSDP may
+    return different ones.
     """
     numbers = {name: i for i, name in enumerate(_names(optimizer, model))}
     groups, first = [], 0

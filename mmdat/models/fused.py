@@ -1,12 +1,12 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The seam: where consecutive layers are computed together.
+"""The seam: replaces consecutive layers by one fast function.
 
-Models ask here before they call their layers. One predicate decides: every
-layer has exactly PyTorch's class and the settings that the fast code computes,
-and nothing observes, changes, records or transforms the values between the
-layers. Otherwise all layers run one by one.
+Models call this module before they call their layers. One predicate decides:
+every layer has exactly PyTorch's class and the settings that the fast code
+computes, and nothing observes, changes, records or transforms the values
+between the layers. Otherwise all layers run one by one.
 
-``with fused.disabled():`` or ``MMDAT_FUSED=0`` turns everything here off.
+``with fused.disabled():`` or ``MMDAT_FUSED=0`` turns the seam off.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -53,8 +53,8 @@ class Piece(NamedTuple):
 
     Attributes:
         op: The function.
-        weights: Its weights.
-        settings: Its settings.
+        weights: Weights of the function.
+        settings: Settings of the function.
     """
 
     op: ChunkedOp
@@ -63,14 +63,14 @@ class Piece(NamedTuple):
 
 
 def block(block: nn.Module, x: Tensor) -> Tensor | None:
-    """Runs a block in which branches may be one piece, or for a compiler.
+    """Runs a block with its branches as single functions, if possible.
 
     Args:
         block: A ``mmdat.models.block.Block``.
         x: Map (B, H, W, C).
 
     Returns:
-        Map (B, H, W, C), or None if all layers have to run as they are.
+        Map (B, H, W, C), or None if the layers must run one by one.
     """
     if not (is_enabled() and (is_compiling() or is_on_cpu(x) and may_fuse(x))):
         return None
@@ -93,11 +93,10 @@ def block(block: nn.Module, x: Tensor) -> Tensor | None:
 
 
 def _sum(x: Tensor, out: Tensor, in_place: bool) -> Tensor:
-    """``x + out``, in place in `out` if it is not used elsewhere.
+    """Returns ``x + out``; writes to `out` if `in_place`.
 
-    Compilers see the pixels along one axis: Inductor takes a sum of
-    (B, H, W, C) for (B, C, H, W), as convolutions have it, and copies it to
-    lay channels last.
+    For compilers the pixels are one axis: Inductor lays a sum of (B, H, W, C)
+    out as (B, C, H, W), because convolutions use it, and copies it back.
     """
     if not is_compiling():
         return out.add_(x) if in_place else x + out
@@ -106,7 +105,7 @@ def _sum(x: Tensor, out: Tensor, in_place: bool) -> Tensor:
 
 
 def _piece(norm: nn.Module, branch: nn.Module, x: Tensor) -> Piece | None:
-    """What may run instead of ``branch(norm(x))``, if anything."""
+    """Returns a function for ``branch(norm(x))``, or None."""
     kind = type(branch)
     if kind not in LAYERS or not is_on_cpu(x):
         return None
@@ -122,27 +121,27 @@ def _piece(norm: nn.Module, branch: nn.Module, x: Tensor) -> Piece | None:
 
 
 def add(x: Tensor, out: Tensor, drop_path: nn.Module) -> Tensor:
-    """``x + drop_path(out)``, the dropping and the sum in one operation."""
+    """Returns ``x + drop_path(out)``, computed in one operation."""
     if not (
         type(drop_path) is DropPath
         and drop_path.training
         and 0 < drop_path.rate < 1
-        and not is_compiling()  # puts them together itself
+        and not is_compiling()  # a compiler fuses them itself
         and is_unseen(x, (drop_path, DropPath))
     ):
         return x + drop_path(out)
     keep = drop_path.draw(out)
-    # Of two types, as a sum; autocast would copy the narrower one first.
+    # Add different types directly; autocast would copy the narrower one first.
     with autocast_off(x):
         return torch.addcmul(x, out, keep, value=1 / (1 - drop_path.rate))
 
 
 def narrow_weights_of(block: nn.Module, x: Tensor) -> AbstractContextManager:
-    """A context in which the weights of a block are cast for autocast, once.
+    """Returns a context that casts a block's weights for autocast once.
 
     Args:
-        block: Its layers and branches call their products by this seam.
-        x: Map (B, H, W, C) that goes into it.
+        block: A block whose layers and branches call products by this seam.
+        x: Input (B, H, W, C) of the block.
     """
     dtype = autocast_type(x)
     if dtype is None or is_compiling() or not is_unseen(x):
@@ -165,7 +164,7 @@ def narrow_weights_of(block: nn.Module, x: Tensor) -> AbstractContextManager:
 
 
 def normalize(norm: nn.Module, branch: nn.Module, x: Tensor) -> Tensor:
-    """``norm(x)``, in the type that `branch` casts it to if that is known."""
+    """Returns ``norm(x)``, in the type to which `branch` casts it if known."""
     dtype = autocast_type(x)
     if (
         dtype is None
@@ -180,7 +179,7 @@ def normalize(norm: nn.Module, branch: nn.Module, x: Tensor) -> Tensor:
 
 
 def project(layer: nn.Module, x: Tensor) -> Tensor:
-    """Calls a linear layer on (..., C), or a faster product."""
+    """Applies a linear layer to (..., C), by a faster product if possible."""
     if (found := narrow_weights.narrowed(layer)) is not None:
         return F.linear(x, *found)
     if (
@@ -195,16 +194,16 @@ def project(layer: nn.Module, x: Tensor) -> Tensor:
 def activate(
     act: nn.Module, drop: nn.Module | None, layer: nn.Module, x: Tensor
 ) -> Tensor:
-    """Calls an activation, dropout and a linear layer.
+    """Applies an activation, dropout and a linear layer.
 
-    Where they are GELU, idle and plain, training keeps `x` alone of them.
+    For GELU, inactive dropout and a plain layer, training stores only `x`.
     """
     layers = [(act, nn.GELU), (drop, nn.Dropout), (layer, nn.Linear)]
     if drop is None:
         del layers[1]
     if (
         torch.is_grad_enabled()
-        and not is_compiling()  # decides what to keep itself
+        and not is_compiling()  # a compiler decides what to store
         and may_fuse(x, *layers)
     ):
         return gelu_linear(x, layer.weight, layer.bias)

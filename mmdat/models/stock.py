@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """The predicate of the seam: whether fast code may replace layers.
 
-See ``mmdat.models.fused``, which asks.
+``mmdat.models.fused`` calls it.
 """
 
 import os
@@ -24,7 +24,7 @@ from .layers import Conv2d, DropPath, LayerScale
 
 ENVIRONMENT_VARIABLE = 'MMDAT_FUSED'
 
-# Other tensors do something of their own.
+# Subclasses of Tensor may override operations.
 PLAIN: tuple[type[Tensor], ...] = (Tensor,)
 
 _enabled = True
@@ -32,7 +32,7 @@ _enabled = True
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """A context in which all layers of all models run as they are."""
+    """A context in which all layers of all models run one by one."""
     global _enabled
     before, _enabled = _enabled, False
     try:
@@ -42,14 +42,14 @@ def disabled() -> Iterator[None]:
 
 
 def is_enabled() -> bool:
-    """Whether the seam is on in this context."""
+    """Returns whether the seam is on in this context."""
     return _enabled
 
 
 def is_on_cpu(x: Tensor) -> bool:
-    """Whether `x` is what the code for CPUs computes with."""
+    """Returns whether the code for CPUs supports `x`."""
     return (
-        HAS_OPERATORS  # and with them this form of is_autocast_enabled
+        HAS_OPERATORS  # these versions also have is_autocast_enabled(device)
         and x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled('cpu')
@@ -59,11 +59,11 @@ def is_on_cpu(x: Tensor) -> bool:
 def may_fuse(
     x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
 ) -> bool:
-    """Whether nobody could tell one piece from these layers in turn.
+    """Returns whether one function gives the same result as these layers.
 
     Args:
-        x: What goes into them.
-        *layers: Each with the class that it has to have.
+        x: Input of the layers.
+        *layers: Pairs of a layer and its required class.
     """
     return not is_recorded() and is_unseen(x, *layers)
 
@@ -71,7 +71,7 @@ def may_fuse(
 def is_unseen(
     x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
 ) -> bool:
-    """As ``may_fuse``, of operations that may be counted or recorded."""
+    """Does the same as ``may_fuse``, but allows modes that record."""
     return (
         _enabled
         and os.environ.get(ENVIRONMENT_VARIABLE) != '0'
@@ -96,7 +96,7 @@ def _has_global_hooks() -> bool:
     )
 
 
-# What counters and quantisers replace to see or change all layers at once.
+# Functions that counters and quantisers replace, to change all layers at once.
 _FUNCTIONS = {
     (place, name): getattr(place, name)
     for place, names in (
@@ -116,7 +116,7 @@ def _is_patched() -> bool:
 
 
 def _original(kind: type[nn.Module]) -> object:
-    """The forward that a class came with, None if it has another by now."""
+    """Returns the original forward of a class, None if it was replaced."""
     home = getattr(kind.forward, '__globals__', {}).get('__name__')
     return kind.forward if home == kind.__module__ else None
 
@@ -131,17 +131,17 @@ _FORWARDS = {
 
 
 _FORWARDS.update((k, k.forward) for k in (Conv2d, LayerScale, DropPath))
-# The layers that a branch calls by the seam, by the class of the branch.
+# Names of the layers that a branch calls by the seam, by class of the branch.
 PRODUCTS: dict[type[nn.Module], tuple[str, ...]] = {Conv2d: ()}
-# The layers of branches that may be one piece, by their names.
+# Layers of branches that can run as one function, by class of the branch.
 LAYERS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {}
 
 
 def calls_by_the_seam(*names: str) -> Callable[[type], type]:
-    """Class decorator for a branch that reads its input in products alone.
+    """Class decorator of a branch that uses its input in products only.
 
-    Autocast therefore casts what it is given, and may find it cast. The
-    branch calls its linear layers and convolutions of these names by
+    Autocast casts the input of such a branch, so the input may be cast before.
+    The branch calls the linear layers and convolutions with these names by
     ``mmdat.models.fused.project`` or as a ``.layers.Conv2d``.
     """
 
@@ -154,10 +154,10 @@ def calls_by_the_seam(*names: str) -> Callable[[type], type]:
 
 
 def may_be_one_piece(**layers: type[nn.Module]) -> Callable[[type], type]:
-    """Class decorator for a branch that has a method `as_piece`.
+    """Class decorator of a branch that has a method `as_piece`.
 
-    That returns a ``Piece``, or None if a setting forbids it; it is
-    called only if the branch has exactly these `layers`, all plain.
+    The method returns a ``Piece``, or None if a setting forbids it. It is
+    called only if the branch has exactly these `layers`, all unchanged.
     """
 
     def register(kind: type[nn.Module]) -> type[nn.Module]:
@@ -171,7 +171,7 @@ def may_be_one_piece(**layers: type[nn.Module]) -> Callable[[type], type]:
 def is_stock(
     layer: nn.Module, kind: type[nn.Module] | None, x: Tensor
 ) -> bool:
-    """Whether a layer is exactly what its class says, and nobody looks."""
+    """Returns whether a layer has its original class and no observer."""
     return (
         type(layer) is kind
         and kind.forward is _FORWARDS.get(kind)
@@ -187,7 +187,7 @@ def is_stock(
 
 
 def _has_stock_settings(layer: nn.Module, x: Tensor) -> bool:
-    """Whether a layer has the settings that the fast code computes."""
+    """Returns whether a layer has settings that the fast code supports."""
     kind = type(layer)
     if kind is nn.GELU:
         return layer.approximate == 'none'
@@ -208,7 +208,7 @@ def _has_stock_settings(layer: nn.Module, x: Tensor) -> bool:
 
 
 def _is_like(parameter: Tensor | None, x: Tensor) -> bool:
-    """Whether a parameter is there, and a plain tensor as `x` is."""
+    """Returns whether a parameter exists and is a plain tensor like `x`."""
     return (
         type(parameter) in (*PLAIN, nn.Parameter)
         and parameter.device == x.device

@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What ``torch.fx.symbolic_trace`` sees of a model.
+"""Support of ``torch.fx.symbolic_trace``.
 
-It calls ``forward`` with a placeholder, which has neither sizes nor values.
-Modules whose way depends on these become one node of the graph each, which
-calls the module itself, so that a graph computes what the model computes.
+The trace calls ``forward`` with a placeholder without sizes and values. A
+module whose control flow depends on them becomes one node of the graph. The
+node calls the module, so the graph computes the same as the model.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from torch.fx import Proxy
 
 
 def is_symbolic(x: Any) -> bool:
-    """Whether it stands for a tensor while a graph is made."""
+    """Returns whether `x` is a placeholder of a symbolic trace."""
     return isinstance(x, Proxy)
 
 
 def one_node(
     forward: Callable[[Any, Tensor], Tensor],
 ) -> Callable[[Any, Tensor], Tensor]:
-    """Decorator of a ``forward`` that is one node of a symbolic trace."""
+    """Decorator that makes a ``forward`` one node of a symbolic trace."""
 
     @wraps(forward)
     def call(self: nn.Module, x: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Functions that compilers see as one operator.
+"""Turns functions into single operators for compilers.
 
-Operators of torch.library are opaque to torch.compile, so that a model
-compiles into one graph. Otherwise the functions are called as they are: the
-first call of such an operator imports PyTorch's compiler, which takes two
-seconds and 130 MB. PyTorch before 2.4 has no custom operators; a backend that
-needs them is not supported there, or stores more for the backward pass.
+Operators of torch.library are opaque to torch.compile, so a model compiles
+into one graph. Without a compiler the functions are called directly, because
+the first call of an operator imports PyTorch's compiler, which takes two
+seconds and 130 MB. PyTorch before 2.4 has no custom operators; there, backends
+that need them are not supported, or store more for the backward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +25,15 @@ _is_tracing_code = getattr(torch.compiler, 'is_dynamo_compiling', bool)
 
 
 def is_exporting() -> bool:
-    """Whether a graph is made that runs where mmdat is not installed."""
-    if _is_tracing_code():  # which says that it is exporting
+    """Returns whether a graph is exported to run without mmdat."""
+    if _is_tracing_code():  # which also reports is_exporting
         return False
     exporting = getattr(torch.compiler, 'is_exporting', bool)
     return torch.jit.is_tracing() or exporting()
 
 
 def is_recorded() -> bool:
-    """Whether a mode counts, records or replaces operations."""
+    """Returns whether a mode counts, records or replaces operations."""
     if is_compiling():
         return False
     return _get_current_dispatch_mode() is not None or any(
@@ -44,7 +44,7 @@ def is_recorded() -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether torch.func or forward-mode AD follows the operations."""
+    """Returns whether torch.func or forward-mode AD transforms operations."""
     return not is_compiling() and (
         torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
@@ -52,17 +52,17 @@ def is_transformed() -> bool:
 
 
 def is_watched() -> bool:
-    """Whether a compiler, a trace or a mode observes the operations."""
+    """Returns whether a compiler, trace or mode observes the operations."""
     return is_compiling() or torch.jit.is_tracing() or is_recorded()
 
 
 class Operator:
-    """A function of tensors; compilers, traces and modes see one operator.
+    """A function of tensors that is one operator for compilers and modes.
 
     Args:
-        name: The operator is ``mmdat::name``.
-        function: What it does; annotated, unless there is a `schema`.
-        schema: The schema of the operator, in PyTorch's notation.
+        name: Name of the operator, ``mmdat::name``.
+        function: The function; it needs annotations or a `schema`.
+        schema: Schema of the operator, in PyTorch's notation.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Operator:
             )
 
     def __call__(self, *args: Any) -> Any:
-        """Calls the operator, or the function with or without gradients."""
+        """Calls the operator if something observes it, else the function."""
         if self.registered is not None and is_watched():
             return self.registered(*args)
         if self.differentiable is not None and torch.is_grad_enabled():
@@ -110,10 +110,11 @@ def register_backward(
         gradients: The operator that computes its gradients.
         fake: Returns empty outputs of `forward`, given its arguments.
         fake_backward: The same for `gradients`.
-        setup_context: Keeps what is needed, given the context, all arguments
-            and the output, as ``torch.autograd.Function.setup_context`` does.
-        backward: Given `gradients`, the context and the gradients of the
-            outputs, returns those of the arguments.
+        setup_context: Stores values for the backward pass; takes the context,
+            all arguments and the output, as
+            ``torch.autograd.Function.setup_context`` does.
+        backward: Returns the gradients of the arguments; takes `gradients`,
+            the context and the gradients of the outputs.
         twice: Whether `backward` can be differentiated, for second
             derivatives.
     """
@@ -144,17 +145,18 @@ def recompute_in_backward(
     twice: bool = False,
     told_needs: bool = False,
 ) -> None:
-    """As ``register_backward``, for operators that save only their inputs.
+    """Registers a backward pass that stores only the operator's inputs.
 
     Args:
-        forward: The operator, of tensors and then settings; has one output.
-        gradients: Given the gradient of the output and then what `forward`
-            is given, computes the gradients of the tensors.
-        fake: See ``register_backward``; as the first input by default.
-        twice: Whether autograd can differentiate `forward`'s function, which
-            it does when gradients are differentiated themselves.
-        told_needs: Whether `gradients` is told last, for each of the tensors,
-            if its gradient is needed.
+        forward: The operator; takes tensors, then settings; has one output.
+        gradients: Computes the gradients of the tensors; takes the gradient of
+            the output, then the arguments of `forward`.
+        fake: See ``register_backward``; by default the output is like the
+            first input.
+        twice: Whether autograd can differentiate the function of `forward`,
+            for second derivatives.
+        told_needs: Whether the last argument of `gradients` says, for each
+            tensor, if its gradient is needed.
     """
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -199,13 +201,13 @@ def _gradients_with_graph(
     settings: Sequence[Any],
     grad: Tensor,
 ) -> list[Tensor | None]:
-    """Gradients that can be differentiated themselves, by autograd.
+    """Computes gradients with autograd, so that they are differentiable.
 
     Args:
-        function: Of the tensors and the settings.
-        tensors: The variables.
-        settings: Its other arguments.
-        grad: The gradient of its output.
+        function: A function of tensors, then settings.
+        tensors: The tensors.
+        settings: The settings.
+        grad: Gradient of the output.
     """
     out = function(*tensors, *settings)
     wanted = [t for t in tensors if t.requires_grad]

@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Cutting a map into windows in a graph that is right at any size.
+"""Cuts a map into windows, in an exported graph that is right at any size.
 
-What is exported follows sizes as symbols, and a reshape asks whether one of
-them divides another. Here pixels are picked by their places, which are
-computed in the graph.
+In an exported graph sizes are symbols, and a reshape needs to know whether one
+divides another. So these functions gather pixels by indices that the graph
+computes.
 """
 
 from typing import NamedTuple
@@ -19,9 +19,9 @@ class Cut(NamedTuple):
 
     Attributes:
         row: Row of each window in the grid of windows, (n, 1).
-        column: Its column.
+        column: Column of each window, (n, 1).
         y: Row of each position within its window, (w w,).
-        x: Its column.
+        x: Column of each position, (w w,).
         rows: Number of rows of windows.
         columns: Number of columns.
     """
@@ -41,7 +41,7 @@ def cut_windows(
     rows, columns = ceil_div(height, size), ceil_div(width, size)
     number = rows * columns
     if isinstance(number, torch.SymInt):
-        number = number + 1  # a graph for one window is not one for more
+        number = number + 1  # a graph for one window fails for more
     window = torch.arange(number, device=device)[:, None]
     place = torch.arange(size * size, device=device)
     row = window // columns
@@ -56,7 +56,7 @@ def cut_windows(
 
 
 def _around(place: Tensor, length: int) -> Tensor:
-    """Places up to twice as far as an axis, counted on from its start."""
+    """Wraps positions up to twice the length around to the start."""
     return place - length * (place >= length)
 
 

@@ -13,7 +13,7 @@ from .triton.common import yields
 def layer_norm_declines(
     x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> str | None:
-    """Returns why the kernel is passed over for a result in `dtype`, or None."""
+    """Returns why the kernel cannot write a result in `dtype`, or None."""
     if reason := triton_layer_norm.not_supported(x, weight, bias, dtype):
         return reason
     name = wanted()

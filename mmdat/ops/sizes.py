@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Arithmetic of sizes that may be symbols.
 
-Sizes are tensors while TorchScript traces, and symbols in ``torch.export``.
-Where Python decides by one of them, or takes the larger of two, the graph is
-right for the sizes it was made with and no others. Nothing here decides.
+Sizes are tensors while TorchScript traces, and symbols in ``torch.export``. If
+Python branches on a size or takes the larger of two, the graph is right only
+for the sizes of the example. These functions do not branch on symbols.
 """
 
 import torch
@@ -14,10 +14,9 @@ from .custom_op import HAS_OPERATORS, is_compiling, is_exporting
 
 
 def at_least(n: int, least: int) -> int:
-    """``max(n, least)``, which of a traced size stays a function of it.
+    """Returns ``max(n, least)``; for a traced size, as a graph operation.
 
-    Sizes are tensors while TorchScript traces and symbols in
-    ``torch.export``; Python's max would take one of the two for all sizes.
+    Python's max would fix one of the two for all sizes.
     """
     if isinstance(n, torch.Tensor):
         return n.clamp(min=least)
@@ -25,27 +24,27 @@ def at_least(n: int, least: int) -> int:
 
 
 def at_most(n: int, most: int) -> int:
-    """``min(n, most)``, see ``at_least``."""
+    """Returns ``min(n, most)``, see ``at_least``."""
     if isinstance(n, torch.Tensor):
         return n.clamp(max=most)
     return min(n, most) if type(n) is int else torch.sym_min(n, most)
 
 
 def ceil_div(n: int, divisor: int) -> int:
-    """``ceil(n / divisor)`` of whole numbers of at least 0.
+    """Returns ``ceil(n / divisor)`` of whole numbers of at least 0.
 
-    Of no negative number, whose quotient ONNX rounds the other way.
+    It does not divide negative numbers, which ONNX rounds the other way.
     """
     return (n + divisor - 1) // divisor
 
 
 def is_needed(padding: int) -> bool:
-    """Whether to pad by this much: always, where it depends on the input.
+    """Returns whether to pad; true if the padding depends on the input.
 
-    A graph for all sizes would otherwise be one for sizes without padding.
+    Otherwise the graph would be right only for sizes without padding.
     """
     if type(padding) is int and is_compiling() and HAS_OPERATORS:
-        # It passes for a number while it stands for one.
+        # A symbol has the type int while torch.compile traces.
         from torch.fx.experimental import symbolic_shapes
 
         return not symbolic_shapes.statically_known_true(padding == 0)
@@ -53,20 +52,20 @@ def is_needed(padding: int) -> bool:
 
 
 def is_known(*sizes: int) -> bool:
-    """Whether Python may decide by these sizes, which are numbers."""
+    """Returns whether these sizes are numbers, so that Python may branch."""
     return all(type(n) is int for n in sizes)
 
 
 def merge(x: Tensor) -> Tensor:
-    """(B, g, ...) to (B g, ...), without asking about the sizes behind."""
+    """Maps (B, g, ...) to (B g, ...), without a guard on the other sizes."""
     return x.squeeze(1) if x.shape[1] == 1 else x.flatten(0, 1)
 
 
 def unflatten(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
-    """``x.unflatten(dim, sizes)``.
+    """Returns ``x.unflatten(dim, sizes)`` with dynamic other sizes.
 
-    The exporter to ONNX that traces takes the other sizes of an unflattened
-    tensor for constants.
+    The tracing ONNX exporter treats the other sizes of an unflattened tensor
+    as constants.
     """
     if not torch.jit.is_tracing():
         return x.unflatten(dim, sizes)
@@ -83,15 +82,15 @@ def pad(x: Tensor, below: int, right: int) -> Tensor:
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """The top left of a map (B, H', W', ...).
+    """Returns the top left of a map (B, H', W', ...).
 
-    Compilers get a copy if something may be cut off, which they compute with
-    what comes next: of a view they would ask whether it is contiguous, and
-    answer it for sizes with and without padding.
+    If a compiler cannot exclude that pixels are cut off, it gets a copy, which
+    it fuses with the next operation. For a view it would need a guard on
+    whether the view is contiguous, which depends on the padding.
     """
     cut = x.shape[1] - height, x.shape[2] - width
     for dim, n in ((1, height), (2, width)):
-        if isinstance(n, torch.SymInt):  # slices decide by it
+        if isinstance(n, torch.SymInt):  # slices branch on it
             x = x.index_select(dim, torch.arange(n, device=x.device))
         else:
             x = x.narrow(dim, 0, n)

@@ -1,9 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Models without OpenMMLab packages, with timm's names of arguments.
+"""Models without OpenMMLab packages, with timm's argument names.
 
-``names.py`` knows the models by name, ``classifier.py`` is a backbone with a
-head, ``weights.py`` starts one from a file and ``create.py`` does all of it;
-``timm_dat.py`` registers them with timm, when ``timm_hook.py`` sees it.
+``names.py`` lists the models, ``classifier.py`` defines a backbone with a
+head, ``weights.py`` loads a file and ``create.py`` combines them.
+``timm_dat.py`` registers the models with timm; ``timm_hook.py`` imports it
+when timm is imported.
 """
 
 from .classifier import DATClassifier

@@ -16,12 +16,12 @@ _POOLS = ('avg', '')
 
 
 class Head(nn.Module):
-    """Mean over the map, dropout and a linear layer.
+    """Global average pooling, dropout and a linear layer.
 
     Args:
         in_features: Channels of the map.
-        num_classes: Classes; without any, the mean is the result.
-        global_pool: ``'avg'``, or ``''`` to leave the map as it is.
+        num_classes: Number of classes; 0 for no linear layer.
+        global_pool: ``'avg'``, or ``''`` for no pooling.
         drop_rate: Dropout before the linear layer.
     """
 
@@ -38,7 +38,7 @@ class Head(nn.Module):
         self.reset(num_classes, global_pool)
 
     def reset(self, num_classes: int, global_pool: str) -> None:
-        """Gives it another linear layer, or none."""
+        """Replaces the linear layer by a new one, or removes it."""
         require(
             is_whole(num_classes, 0),
             'num_classes must be a whole number of at least 0',
@@ -70,14 +70,14 @@ class Head(nn.Module):
 
 
 class DATClassifier(nn.Module):
-    """DAT with a classifier; its parameters are named as mmpretrain's.
+    """DAT with a classifier; parameters have the names of mmpretrain's.
 
     Args:
         arch: See ``mmdat.models.DAT``.
-        num_classes: Classes, 0 for pooled features.
+        num_classes: Number of classes, 0 for pooled features.
         in_chans: Channels of the images.
-        global_pool: ``'avg'``, or ``''`` for the map itself.
-        img_size: Resolution that sizes the position-bias tables.
+        global_pool: ``'avg'``, or ``''`` for the last map.
+        img_size: Resolution that sets the size of position-bias tables.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout after projections.
         **kwargs: Further arguments of ``mmdat.models.DAT``.
@@ -122,19 +122,19 @@ class DATClassifier(nn.Module):
 
     @property
     def global_pool(self) -> str:
-        """How maps are pooled."""
+        """The kind of pooling."""
         return self.head.global_pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (B, num_classes) of images (B, in_chans, H, W)."""
+        """Maps images (B, in_chans, H, W) to scores (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map (B, num_features, H / 32, W / 32), normalised."""
+        """Returns the normalised last map (B, num_features, H / 32, W / 32)."""
         return self.backbone(x)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From that map to scores, or with `pre_logits` to what they weigh."""
+        """Maps the last map to scores, or with `pre_logits` to features."""
         return self.head(x, pre_logits)
 
     def forward_intermediates(
@@ -146,16 +146,18 @@ class DATClassifier(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> Any:
-        """The maps of stages, and what ``forward_features`` returns.
+        """Returns the maps of stages, and the result of ``forward_features``.
 
         Args:
             x: Images (B, in_chans, H, W).
-            indices: Stages, the last n, or None for all.
-            norm: Whether to normalise the last stage's map. The others have
-                no norm in a classifier.
-            stop_early: Whether to leave out stages after the last wanted.
+            indices: Numbers of stages, a number n for the last n stages, or
+                None for all.
+            norm: Whether to normalise the map of the last stage. The other
+                stages have no norm in a classifier.
+            stop_early: Whether to skip the stages after the last one in
+                `indices`.
             output_fmt: ``'NCHW'`` or ``'NHWC'``.
-            intermediates_only: Whether to return the maps alone.
+            intermediates_only: Whether to return only the maps.
         """
         require(
             output_fmt in ('NCHW', 'NHWC'),
@@ -190,10 +192,10 @@ class DATClassifier(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Takes away what maps of some stages do not need.
+        """Removes the layers that the maps of some stages do not need.
 
         Returns:
-            The stages' numbers, for ``forward_intermediates``.
+            The numbers of the stages, for ``forward_intermediates``.
         """
         wanted = stage_numbers(indices)
         last = max(wanted)
@@ -206,27 +208,28 @@ class DATClassifier(nn.Module):
         return wanted
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer, or an identity without classes."""
+        """Returns the linear layer, or an identity without classes."""
         return self.head.fc
 
     def reset_classifier(
         self, num_classes: int, global_pool: str | None = None
     ) -> None:
-        """Starts a new classifier, or takes it away with `num_classes` 0."""
+        """Creates a new classifier, or removes it with `num_classes` 0."""
         pool = self.global_pool if global_pool is None else global_pool
         self.head.reset(num_classes, pool)
         self.head.fc.to(next(self.backbone.parameters()).device)
         self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether to recompute blocks in the backward pass."""
+        """Turns the recomputation of blocks in the backward pass on or off."""
         for stage in self.backbone.stages:
             stage.with_cp = enable
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Says how deep a parameter lies: a block is a layer, or a stage.
+        """Returns a function from parameter names to depths.
 
-        See ``mmdat.models.DAT.get_layer_depth``.
+        A depth is the number of a block, or of a stage if `coarse`. See
+        ``mmdat.models.DAT.get_layer_depth``.
         """
         depths = [stage.depth for stage in self.backbone.arch.stages]
         firsts = [sum(depths[:i]) + 1 for i in range(NUM_STAGES)]
@@ -242,7 +245,7 @@ class DATClassifier(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of the position-bias tables, which are not decayed."""
+        """Returns the names of position-bias tables, which have no decay."""
         return {
             name
             for name, _ in self.named_parameters()
@@ -250,11 +253,11 @@ class DATClassifier(nn.Module):
         }
 
     def load_pretrained(self, path: str, prefix: str = '') -> None:
-        """Starts it from a file, see ``mmdat.zoo.weights.load_weights``.
+        """Loads weights, see ``mmdat.zoo.weights.load_weights``.
 
         Args:
             path: The file.
-            prefix: Of timm's signature; nothing but ``''``.
+            prefix: Part of timm's signature; must be ``''``.
         """
         from .weights import load_weights
 
@@ -262,12 +265,12 @@ class DATClassifier(nn.Module):
         load_weights(self, path)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What ``torch.jit.script`` compiles; without timm's methods."""
+        """Returns the form for ``torch.jit.script``: the forward pass only."""
         return _Scriptable(self)
 
 
 class _Scriptable(nn.Module):
-    """The forward pass alone, on the parameters of a classifier."""
+    """The forward pass of a classifier, with shared parameters."""
 
     def __init__(self, model: DATClassifier) -> None:
         super().__init__()
@@ -280,7 +283,7 @@ class _Scriptable(nn.Module):
 
 
 def stage_numbers(indices: int | Sequence[int] | None) -> list[int]:
-    """Numbers of stages from timm's ways of saying them."""
+    """Converts timm's forms of stage indices to stage numbers."""
     if indices is None:
         return list(range(NUM_STAGES))
     if is_whole(indices):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""One call from a name to a model."""
+"""Creates a model from its name."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -33,21 +33,21 @@ def create_model(
     """Creates a classifier, or a backbone for feature maps.
 
     Args:
-        name: A name out of ``mmdat.list_models``, or of the arch zoo, or
-            an arch dict, see ``mmdat.models.DAT``.
+        name: A name of ``mmdat.list_models`` or of the arch zoo, or an arch
+            dict, see ``mmdat.models.DAT``.
         pretrained: A file of weights, see
             ``mmdat.zoo.weights.load_weights``.
-        num_classes: Classes; 0 for pooled features.
+        num_classes: Number of classes; 0 for pooled features.
         in_chans: Channels of the images.
-        img_size: Resolution that sizes the position-bias tables; the images
-            may have any size.
+        img_size: Resolution that sets the size of position-bias tables;
+            images may have any size.
         global_pool: ``'avg'``, or ``''`` for the last map.
-        features_only: Whether to leave pooling and classifier out. The
-            result is a ``mmdat.models.DAT``, a tuple of maps (B, C, H,
-            W) with a norm each; `num_classes`, `global_pool` and `drop_rate`
-            are of no use then.
-        out_indices: With `features_only`, the stages whose maps are wanted,
-            all by default.
+        features_only: Whether to create a ``mmdat.models.DAT`` without
+            pooling and classifier. It returns a tuple of normalised maps (B,
+            C, H, W) and ignores `num_classes`, `global_pool` and
+            `drop_rate`.
+        out_indices: Stages whose maps are returned with `features_only`, all
+            by default.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout after projections.
         **kwargs: Further arguments of ``mmdat.models.DAT``, such as
@@ -57,8 +57,8 @@ def create_model(
         A ``mmdat.zoo.DATClassifier``, or a ``mmdat.models.DAT``.
 
     Raises:
-        UserError: There is no such model, or an argument or the file does not
-            fit; the message says what to do.
+        UserError: There is no such model, an argument is invalid, or the file
+            does not fit the model; the message says what to do.
 
     Examples:
         >>> import mmdat, torch

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Names of models: timm's way of writing, the arch zoo's, the files'."""
+"""Names of models: in timm's form, in the arch zoo, and of files."""
 
 import re
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ _SIZES = {'t': 'tiny', 's': 'small', 'b': 'base'}
 
 
 def _long(arch: str) -> str:
-    """``'dat_pp_b_384'`` becomes ``'dat_pp_base_384'``."""
+    """Maps ``'dat_pp_b_384'`` to ``'dat_pp_base_384'``."""
     return re.sub(r'_([tsb])(?=_|$)', lambda m: f'_{_SIZES[m[1]]}', arch)
 
 
-#: Names as timm would write them, and the architectures.
+#: Architectures, by their name in timm's form.
 NAMES: dict[str, str] = {_long(arch): arch for arch in ARCH_ZOO}
 
 
@@ -25,12 +25,12 @@ def list_models(
     filter: str | Sequence[str] = '',
     exclude_filters: str | Sequence[str] = '',
 ) -> list[str]:
-    """Names of the models that there are.
+    """Lists the names of all models.
 
     Args:
-        filter: Patterns such as ``'dat_pp_*'``; one must match. All names if
-            there is none.
-        exclude_filters: Patterns that may not match.
+        filter: Patterns such as ``'dat_pp_*'``; a listed name matches at
+            least one. Without patterns, all names are listed.
+        exclude_filters: Patterns; a listed name matches none of them.
     """
 
     def matches(name: str, patterns: str | Sequence[str]) -> bool:
@@ -46,15 +46,15 @@ def list_models(
 
 
 def arch_of(name: str) -> str:
-    """The architecture of a name.
+    """Returns the architecture of a model name.
 
     Args:
-        name: As ``list_models`` has it, or as in the arch zoo
-            (``'dat_t'``), or that of a released classifier
-            (``'dat_tiny_in1k_224'``).
+        name: A name of ``list_models``, of the arch zoo (``'dat_t'``) or of
+            a released classifier (``'dat_tiny_in1k_224'``).
 
     Raises:
-        SettingError: There is no such model; the message names the nearest.
+        SettingError: There is no such model; the message suggests a similar
+            name.
     """
     plain = name.lower().replace('-', '_') if isinstance(name, str) else ''
     plain = re.sub(r'(_in1k)?(_224)?$', '', plain.replace('_in1k_', '_'))
@@ -71,5 +71,5 @@ def arch_of(name: str) -> str:
 
 
 def describe(arch: str) -> str:
-    """The name of an architecture, as timm would write it."""
+    """Returns the name of an architecture in timm's form."""
     return _long(arch)

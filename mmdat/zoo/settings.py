@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""How images are prepared for a model, in timm's words."""
+"""Image preprocessing of a model, in timm's terms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ from .names import describe
 def default_cfg(
     arch: str | Mapping[str, Any], resolved: Architecture | None = None
 ) -> dict[str, Any]:
-    """What timm calls ``default_cfg`` and ``pretrained_cfg``.
+    """Returns timm's ``default_cfg`` (``pretrained_cfg``) of a model.
 
     The authors test at 224 on the central 0.875 of an image, and DAT++ at 384
-    on the whole of it; both at a fixed aspect ratio, other than timm.
+    on the whole image. Both keep the aspect ratio; timm does not.
 
     Args:
         arch: Name of the architecture, or an arch dict.
-        resolved: The architecture, if it is another one by now.
+        resolved: The architecture, if it differs from that of the name.
     """
     settings = resolved or resolve_arch(arch, {})
     sides = tuple(4 * side for side in settings.stages[0].map_size)

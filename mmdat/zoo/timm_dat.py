@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Our models in timm's registry; importing this registers them.
+"""Registers the models with timm when this module is imported.
 
-``timm.create_model('dat_tiny', ...)``, ``timm.list_models('dat_*')`` and what
-builds on them know the models then. Weights: ``pretrained=True,
-pretrained_cfg_overlay=dict(file=FILE)``, read as by ``mmdat.create_model``.
+``timm.create_model('dat_tiny', ...)`` and ``timm.list_models('dat_*')`` then
+know the models. ``pretrained=True, pretrained_cfg_overlay=dict(file=FILE)``
+loads weights in the same way as ``mmdat.create_model``.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ default_cfgs = generate_default_cfgs(
 def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     overlay = dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
     if overlay.get('file') or overlay.get('url'):
-        overlay.setdefault('custom_load', True)  # by our own reader
+        overlay.setdefault('custom_load', True)  # with mmdat's reader
     feature_cfg = dict(out_indices=tuple(range(NUM_STAGES)))
     kind = kwargs.setdefault('feature_cls', 'getter')
     if not kwargs.get('features_only'):
@@ -66,5 +66,5 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
 
 
 for _name in NAMES:
-    if not is_model(_name):  # timm may have one of its own some day
+    if not is_model(_name):  # timm may add a model of this name
         globals()[_name] = register_model(_entry_point(_name))

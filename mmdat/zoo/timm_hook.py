@@ -1,11 +1,11 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Registering with timm, whichever of the two is imported first.
+"""Registers the models with timm, in any order of imports.
 
-``import mmdat`` must not take the seconds that timm takes to import, and timm
-asks nobody for further models. If it is there already, our models are
-registered at once; otherwise a finder of modules waits for ``timm.models``,
-lets Python's own finders find it, and registers after it has run. The finder
-looks at no other module and leaves when it is done.
+``import mmdat`` must not import timm, which takes seconds, and timm has no
+plugin mechanism. If timm is already imported, the models are registered
+immediately. Otherwise a module finder waits for the import of ``timm.models``
+and registers the models afterwards. Python's other finders locate the module.
+The finder ignores all other modules and removes itself when it is done.
 """
 
 import sys
@@ -20,7 +20,7 @@ _AWAITED = 'timm.models'
 
 
 def register_with_timm() -> None:
-    """Adds our models to timm's, now or when it is imported."""
+    """Adds the models to timm's registry, now or when timm is imported."""
     if _AWAITED in sys.modules:
         _register()
     elif not any(type(f) is _AfterTimm for f in sys.meta_path):
@@ -30,7 +30,7 @@ def register_with_timm() -> None:
 def _register() -> None:
     try:
         import_module('mmdat.zoo.timm_dat')
-    except Exception as error:  # timm has to work without us
+    except Exception as error:  # timm must work without mmdat
         warnings.warn(
             f'timm does not get the models of mmdat, as its registry is not '
             f'what mmdat knows ({error}); use mmdat.create_model instead.'
@@ -44,7 +44,7 @@ class _AfterTimm(MetaPathFinder):
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Finds ``timm.models`` as others do, and adds what comes after."""
+        """Finds ``timm.models`` and registers the models after its import."""
         if fullname != _AWAITED:
             return None
         for finder in sys.meta_path:

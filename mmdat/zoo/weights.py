@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Starting a classifier or a backbone from a file, saying what was changed."""
+"""Loads weights into a classifier or a backbone; logs what was adapted."""
 
 import os
 from collections.abc import Mapping
@@ -18,17 +18,18 @@ from ..models import DAT
 from ..utils.errors import UserError
 
 _FIRST = 'patch_embed.conv1.weight'
-# Where files have the classifier: the authors', mmpretrain's and ours.
+# Names of the classifier in the files of the authors, mmpretrain and mmdat.
 _HEADS = ('cls_head.', 'head.fc.')
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike) -> None:
-    """Starts a model from a file of the same architecture.
+    """Loads the weights of a file of the same architecture into a model.
 
-    Released files, checkpoints of the three OpenMMLab packages and our own
-    state dicts will do. What may differ is adapted and said: the number of
-    input channels (as timm does it), the size of position-bias tables, and
-    the number of classes, where the classifier starts new.
+    The file is a released file, a checkpoint of one of the three OpenMMLab
+    packages or a state dict of one of these models. Three things may differ,
+    and a message says what was adapted: the number of input channels (adapted
+    as timm does), the size of position-bias tables, and the number of classes
+    (the classifier starts new).
 
     Args:
         model: A ``mmdat.zoo.DATClassifier`` or
@@ -36,8 +37,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike) -> None:
         source: File or URL.
 
     Raises:
-        UserError: The file is missing, is something else, or is one of
-            another architecture.
+        UserError: The file is missing, is no such file, or contains another
+            architecture.
     """
     source = os.fspath(source)
     content = read_checkpoint(source, 'cpu')
@@ -69,7 +70,7 @@ def _of_backbone(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _adapt_first(entries: dict[str, Any], backbone: DAT) -> list[str]:
-    """Gives the first convolution the channels of the model's images."""
+    """Adapts the first convolution to the input channels of the model."""
     weight = entries.get(_FIRST)
     if not isinstance(weight, Tensor) or weight.ndim != 4:
         return []
@@ -83,7 +84,7 @@ def _adapt_first(entries: dict[str, Any], backbone: DAT) -> list[str]:
 def _load_head(
     source: str, content: Mapping[str, Any], model: nn.Module
 ) -> list[str]:
-    """Fills the classifier, if the file has one of as many classes."""
+    """Loads the classifier if the file has one with the same classes."""
     entries, fc = released.entries_of(content), model.get_classifier()
     if not isinstance(fc, nn.Linear):
         return []

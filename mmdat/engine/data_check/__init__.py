@@ -1,10 +1,10 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The data of a config against its model, before the first iteration.
+"""Checks the data of a config against its model, before the first iteration.
 
-Problems that would end a training later, or train something other than
-intended, are reported here in one sentence each. The checks read files in the
+The checks report problems that would stop a training later, or would train
+something other than intended, in one sentence each. They read files in the
 layouts of MMDetection's ``CocoDataset``, MMSegmentation's ``BaseSegDataset``
-and MMPretrain's ``CustomDataset``. Other layouts are not checked.
+and MMPretrain's ``CustomDataset``. They skip other layouts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,10 +33,10 @@ def check_data_and_model(
 
     Args:
         cfg: The config.
-        splits: Which data is needed, out of ``'train'``, ``'val'``,
+        splits: The splits to check, out of ``'train'``, ``'val'``,
             ``'test'``.
-        channels: Of the maps that the backbone outputs, if known.
-        processes: Of the run.
+        channels: Channels of the backbone's output maps, if known.
+        processes: Number of processes of the run.
 
     Returns:
         Warnings, for problems that do not prevent the run.
@@ -90,7 +90,7 @@ def _leaving_alone(what: str, report: Report) -> Iterator[None]:
 
 
 def _check_part(cfg: Config, part: Part, report: Report) -> int | None:
-    """Looks at a data set; returns its number of pictures, if known."""
+    """Checks a data set; returns its number of pictures, if known."""
     if part.kind == 'coco':
         return detection.check_part(part, report)
     if part.kind == 'maps':
@@ -101,14 +101,14 @@ def _check_part(cfg: Config, part: Part, report: Report) -> int | None:
 
 
 def _classes(part: Part) -> int | None:
-    """Number of classes of a data set, None where that is not known."""
+    """Returns the number of classes of a data set, None if unknown."""
     if part.kind == 'folders':
         return classification.number_of_classes(part)
     return len(part.classes) if _plain(part) else None
 
 
 def _plain(part: Part) -> bool:
-    """Whether its classes are those that heads count."""
+    """Returns whether heads need one output per class of the data set."""
     metainfo = getattr(part.type, 'METAINFO', {})
     # Panoptic data sets have two kinds of classes, and data sets with texts
     # have open ones.
@@ -120,7 +120,7 @@ def _plain(part: Part) -> bool:
 
 
 def _length(cfg: Config, lengths: dict[str, int | None]) -> int | None:
-    """Samples of an epoch of training, through wrappers."""
+    """Returns the samples of a training epoch, including wrappers."""
     total: int | None = 0
     times: dict[str, int] = {}
     for place, settings in datasets_of(cfg, 'train'):

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Channels of a backbone's maps, and what neck and heads expect of them."""
+"""Checks the backbone's channels against those of neck and heads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from mmengine.config import Config
 from .parts import name_of
 from .report import Report
 
-# Necks of mmpretrain that pass channels on as they come.
+# Necks of mmpretrain that keep the number of channels.
 _POOLING = ('GlobalAveragePooling', 'GeneralizedMeanPooling')
 
 
@@ -20,8 +20,8 @@ def check_channels(
 
     Args:
         cfg: The config, whose ``model`` has the backbone.
-        channels: Channels of the maps that it outputs, finest first.
-        report: Takes what is found.
+        channels: Channels of the backbone's output maps, finest first.
+        report: Receives the problems.
     """
     model = cfg.get('model') or {}
     neck = model.get('neck')
@@ -55,7 +55,7 @@ def check_channels(
 def _check_head(
     head: Mapping[str, Any], place: str, maps: list[int], report: Report
 ) -> None:
-    """A head of mmseg, which picks maps by ``in_index``."""
+    """Checks a head of mmseg, which selects maps with ``in_index``."""
     wanted = head.get('in_channels')
     index = head.get('in_index', -1)
     several = isinstance(index, list | tuple)
@@ -93,11 +93,11 @@ def _tell(
 
 
 def unused_maps(cfg: Config, number: int) -> list[int]:
-    """Numbers of maps that nothing behind the backbone reads.
+    """Returns the numbers of maps that neither neck nor heads read.
 
-    Only where that is sure: with a feature pyramid that starts at a later
-    level, with heads of mmseg on the maps themselves, and with a pooled
-    classifier, whose head reads the last map.
+    It covers only certain cases: a feature pyramid that starts at a later
+    level, heads of mmseg without a neck, and a pooled classifier, whose head
+    reads the last map.
     """
     model = cfg.get('model') or {}
     neck = model.get('neck')

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Folders of classes and lists of labels, as mmpretrain reads them."""
+"""Checks folders of classes and lists of labels, as mmpretrain reads them."""
 
 import os
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from typing import Any
 from .parts import Part
 from .report import Report, counted, listed
 
-# Pictures are counted up to here: more are enough for any question.
+# Counting stops at this number of pictures; the checks need no more.
 _ENOUGH = 20_000
 
 
 def listing_of(part: Part) -> Path | None:
-    """The file of names and labels, also one that ImageNet looks for."""
+    """Returns the file of names and labels, also the default of ImageNet."""
     if part.annotations is not None:
         return part.annotations
     split = part.settings.get('split')
@@ -25,7 +25,7 @@ def listing_of(part: Part) -> Path | None:
 
 
 def folder_of(part: Part) -> Path | None:
-    """Where the pictures lie."""
+    """Returns the folder of the pictures."""
     prefix = part.settings.get('data_prefix', '')
     if isinstance(prefix, Mapping):
         prefix = prefix.get('img_path', '')
@@ -39,7 +39,7 @@ def folder_of(part: Part) -> Path | None:
 
 
 def folders(part: Part) -> list[str] | None:
-    """Names of the folders that are its classes; None if it has none."""
+    """Returns the names of the class folders, None without a folder."""
     if listing_of(part) is not None or not part.option('with_label', True):
         return None
     root = folder_of(part)
@@ -53,7 +53,7 @@ def folders(part: Part) -> list[str] | None:
 
 
 def number_of_classes(part: Part) -> int | None:
-    """Of a data set that says it, by names or by folders."""
+    """Returns the number of classes, from names or folders, if known."""
     if part.classes is not None:
         return len(part.classes)
     found = folders(part)
@@ -61,11 +61,11 @@ def number_of_classes(part: Part) -> int | None:
 
 
 def check_part(part: Part, report: Report, most: int | None) -> int | None:
-    """Looks at a data set; returns its number of pictures, if known.
+    """Checks a data set; returns its number of pictures, if known.
 
     Args:
         part: The data set.
-        report: Takes what is found.
+        report: Receives the problems.
         most: Number of classes of the head, if known.
     """
     if not part.is_local:
@@ -111,7 +111,7 @@ def _advice(part: Part, number: int) -> str:
 def _count(
     part: Part, root: Path, found: list[str], report: Report
 ) -> int | None:
-    """Counts pictures, and tells of folders without any."""
+    """Counts pictures, and reports folders without pictures."""
     endings = tuple(
         str(ending).lower()
         for ending in part.option(
@@ -190,7 +190,10 @@ def _check_there(
 
 
 def check_same_folders(parts: list[Part], report: Report) -> None:
-    """Classes are numbered by folder, so all splits need the same ones."""
+    """Checks that all splits have the same class folders.
+
+    mmpretrain numbers the classes in the order of the folders.
+    """
     first: tuple[Any, list[str]] | None = None
     for part in parts:
         found = folders(part)
@@ -206,7 +209,7 @@ def check_same_folders(parts: list[Part], report: Report) -> None:
                 for word, names in (('has', extra), ('lacks', lacking))
                 if names
             )
-            # With as many, other names may be meant.
+            # With equally many folders, other names may be intended.
             tell = report.warn
             if len(found) != len(first[1]):
                 tell = report.error

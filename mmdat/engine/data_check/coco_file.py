@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What an annotation file in COCO's format holds, read once."""
+"""Reads an annotation file in COCO's format once and summarises it."""
 
 from collections import defaultdict
 from functools import lru_cache
@@ -9,25 +9,25 @@ from typing import Any
 
 from ...utils.json_stream import DamagedJSON, JSONStream, check_encoding
 
-# Compressed masks are added up in Python, which takes a while.
+# Number of compressed masks to check, because Python decodes them slowly.
 _MOST_MASKS = 2000
 _HUGE = 1e9
 
 
 class Flaws:
-    """How often a rule is broken, by category, and where first."""
+    """Counts violations of rules, by category, with a first example."""
 
     def __init__(self) -> None:
         self.where: dict[str, dict[Any, tuple[int, str]]] = defaultdict(dict)
 
     def add(self, rule: str, example: str, category: Any = None) -> None:
-        """Counts a case of `rule`; the first `example` is kept."""
+        """Counts a violation of `rule`; keeps the first `example`."""
         cases = self.where[rule]
         count, first = cases.get(category, (0, example))
         cases[category] = count + 1, first
 
     def of(self, rule: str, categories: set | None = None) -> tuple[int, str]:
-        """Number of cases, in all or some categories, and the first."""
+        """Returns the number of violations and the first example."""
         found = [
             case
             for category, case in self.where.get(rule, {}).items()
@@ -40,12 +40,12 @@ class CocoFile:
     """A summary of a file of annotations.
 
     Attributes:
-        problem: Why the file cannot be read at all, or None.
-        images: ``(file_name, width, height)`` by id; None for what is
-            missing.
+        problem: Why the file cannot be read, or None.
+        images: ``(file_name, width, height)`` by id; None for a missing
+            value.
         categories: ``(id, name)`` in the order of the file.
-        images_of: Ids of the images that have a category, by its id.
-        flaws: Entries that break a rule.
+        images_of: Ids of the images with objects of a category, by its id.
+        flaws: Entries that violate a rule.
     """
 
     def __init__(self, path: Path) -> None:
@@ -132,7 +132,7 @@ class CocoFile:
             self._look_at(entry)
 
     def _is_usual(self, entry: Any) -> bool:
-        """Takes an annotation without flaws, as most are; quickly."""
+        """Adds an annotation quickly if it has no flaw; returns whether."""
         try:
             ident, image = entry['id'], entry['image_id']
             category = entry['category_id']
@@ -162,7 +162,7 @@ class CocoFile:
         return False
 
     def _look_at(self, entry: Any) -> None:
-        """Finds the flaws of an annotation."""
+        """Adds an annotation and records its flaws."""
         add = self.flaws.add
         if type(entry) is not dict:
             return add('annotation', f'{entry!r:.60}')
@@ -186,7 +186,7 @@ class CocoFile:
             return None
         box, area = get('bbox'), get('area')
         if type(box) is not list or len(box) != 4:
-            # A list of numbers that was shortened has six or more.
+            # A shortened list of numbers has six or more.
             what = 'no bbox' if 'bbox' not in entry or not box else 'a bbox'
             rule = 'bbox' if what == 'no bbox' else 'bbox length'
             return add(rule, f'{ident} (image {image})', category)
@@ -208,7 +208,7 @@ class CocoFile:
         return None
 
     def _mask_fault(self, mask: Any, size: Any) -> str | None:
-        """The rule that a segmentation breaks."""
+        """Returns the rule that a segmentation violates, or None."""
         if not mask:
             return 'segmentation'
         if isinstance(mask, dict):
@@ -230,7 +230,7 @@ class CocoFile:
             return 'polygon'
         if all(good):
             return None
-        # Where the first has four, pycocotools takes all for boxes.
+        # If the first has four numbers, pycocotools reads all as boxes.
         return 'first polygon' if lengths[0] == 4 else 'part of polygon'
 
     def _runs_fault(self, mask: dict, size: Any) -> str | None:
@@ -255,11 +255,11 @@ class CocoFile:
 
 
 def _sum_of_runs(text: str) -> int:
-    """Pixels in a compressed mask, -1 if it is none.
+    """Returns the pixels of a compressed mask, -1 if it is invalid.
 
-    Runs are numbers in pieces of 5 bits, the lowest first, with a bit for
-    "more follows"; from the third on each is the difference to the one but
-    one before it.
+    A run is a number in pieces of 5 bits, the lowest first, each with a bit
+    that says whether another piece follows. From the third run on, the number
+    is the difference from the run two places before.
     """
     runs: list[int] = []
     value = shift = 0
@@ -288,7 +288,7 @@ def _read(path: str, _: tuple) -> CocoFile:
 
 
 def read_coco(path: Path) -> CocoFile:
-    """The summary of a file, read once for all splits that name it."""
+    """Returns the summary of a file; reads it once for all splits."""
     stat = path.stat()
     state = (stat.st_mtime_ns, stat.st_size)
     return _read(str(path.resolve()), state)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""COCO files against what mmdet and pycocotools take from them."""
+"""Checks COCO files against what mmdet and pycocotools read from them."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -79,7 +79,7 @@ _FILE = {
 
 
 def read(part: Part, report: Report) -> CocoFile | None:
-    """The file of a data set, None if there is none or it is no such file."""
+    """Reads the COCO file of a data set; returns None if that fails."""
     path = part.annotations
     if path is None or not part.is_local or not path.is_file():
         return None
@@ -101,7 +101,7 @@ def _readable(path: Path, place: str, report: Report) -> CocoFile | None:
 
 
 def check_file(file: CocoFile, report: Report) -> None:
-    """Reports problems of a file that concern every reader of it."""
+    """Reports problems of a file that affect all data sets that read it."""
     for rule, (what, _) in _FILE.items():
         number, first = file.flaws.of(rule)
         if number:
@@ -114,7 +114,7 @@ def check_file(file: CocoFile, report: Report) -> None:
 
 
 def check_classes(part: Part, file: CocoFile, report: Report) -> None:
-    """Compares names of classes with those of categories."""
+    """Compares the names of classes with the names of categories."""
     metainfo = part.settings.get('metainfo') or {}
     if 'CLASSES' in metainfo and 'classes' not in metainfo:
         report.error(
@@ -184,7 +184,7 @@ def _unknown_sentence(
 
 
 def chosen(part: Part, file: CocoFile) -> set:
-    """Ids of the categories that the classes name."""
+    """Returns the ids of the categories that the classes name."""
     classes = part.classes
     return {
         ident
@@ -194,7 +194,7 @@ def chosen(part: Part, file: CocoFile) -> set:
 
 
 def check_objects(part: Part, file: CocoFile, report: Report) -> None:
-    """Looks at the annotations, as the data set will read them."""
+    """Checks the annotations that the data set will read."""
     _broken_rules(file, _ALWAYS, None, part.place, report.error, report)
     ids = chosen(part, file)
     loaders = part.transforms('LoadAnnotations')
@@ -249,7 +249,7 @@ def _broken_rules(
 
 
 def number_of_images(part: Part, file: CocoFile) -> int:
-    """Images that the data set keeps."""
+    """Returns the number of images that the data set keeps."""
     kept = set(file.images)
     rules = part.settings.get('filter_cfg')
     if rules and not part.settings.get('test_mode'):
@@ -271,7 +271,7 @@ def number_of_images(part: Part, file: CocoFile) -> int:
 
 
 def check_part(part: Part, report: Report) -> int | None:
-    """Looks at a data set; returns its number of images, if known."""
+    """Checks a data set; returns its number of images, if known."""
     file = read(part, report)
     if file is None:
         return None
@@ -309,7 +309,7 @@ def check_part(part: Part, report: Report) -> int | None:
 def check_metrics(
     cfg: Config, split: str, parts: list[Part], report: Report
 ) -> None:
-    """Files that COCO metrics read, and whether they are the data set's."""
+    """Checks that COCO metrics read files with the data set's images."""
     files = [read(part, report) for part in parts if part.kind == 'coco']
     for i, metric in enumerate(metrics_of(cfg, split)):
         name = metric.get('ann_file')
@@ -355,7 +355,7 @@ def _check_evaluable(
 
 
 def check_order(parts: list[Part], report: Report) -> None:
-    """Compares the numbers that classes get in different files."""
+    """Checks that all files give the same numbers to the classes."""
     first: tuple[Part, list] | None = None
     for part in parts:
         file = read(part, report)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Numbers of classes: of the heads of a model, and of the data."""
+"""Compares the number of classes of a model's heads with the data."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from mmengine.registry import MODELS
 from .parts import default_of, find_type, name_of
 from .report import Report, counted
 
-# Heads that tell something else apart than the classes of the data, by the
-# key or the type they have in a model.
+# Heads whose classes are not the classes of the data, by their key or type in
+# a model.
 _OTHER_KEYS = ('rpn_head', 'semantic_head', 'task_heads')
 _OTHER_TYPES = (
     'RPNHead',
@@ -24,7 +24,7 @@ _OTHER_TYPES = (
     'GroundingDINOHead',
     'ATSSVLFusionHead',
 )
-# Heads of these names count classes, even where they do not say how many.
+# Heads with these names have classes, even without a num_classes setting.
 _KEYS = (
     'bbox_head',
     'mask_head',
@@ -38,7 +38,7 @@ _KEYS = (
 def _heads(
     node: Any, place: str, key: str = '', inside: bool = False
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Place, key and settings of what may have a number of classes."""
+    """Yields place, key and settings of possible heads."""
     if isinstance(node, list | tuple):
         for i, child in enumerate(node):
             yield from _heads(child, f'{place}.{i}', key, inside)
@@ -55,9 +55,9 @@ def _heads(
 
 
 def heads_of(cfg: Config) -> Iterator[tuple[str, int]]:
-    """Place and number of classes of every head that tells classes apart.
+    """Yields place and number of classes of each head with classes.
 
-    A mask head that draws one mask for any class counts none.
+    A class-agnostic mask head has none.
     """
     scope = cfg.get('default_scope')
     for place, key, head in _heads(cfg.get('model'), 'model'):
@@ -69,7 +69,7 @@ def heads_of(cfg: Config) -> Iterator[tuple[str, int]]:
                 yield f'{place}.num_things_classes', head['num_things_classes']
             continue
         if number is None and key in _KEYS and head.get('type'):
-            # Not said here, so that of the class counts: 80, most often.
+            # Without a setting, the default of the class applies: often 80.
             scoped = head.get('_scope_') or scope
             found = find_type(MODELS, head['type'], scoped)
             number = default_of(found, 'num_classes')
@@ -82,9 +82,9 @@ def check_heads(cfg: Config, number: int, whose: str, report: Report) -> None:
 
     Args:
         cfg: The config.
-        number: Classes of a data set.
-        whose: Where that number comes from.
-        report: Takes what is found.
+        number: Number of classes of a data set.
+        whose: Source of that number.
+        report: Receives the problems.
     """
     wrong = [
         (place, found)
@@ -98,7 +98,7 @@ def check_heads(cfg: Config, number: int, whose: str, report: Report) -> None:
         ('data_preprocessor', {} if inner else preprocessor),
     ):
         found = one.get('num_classes') if isinstance(one, Mapping) else None
-        # It counts where labels are mixed, as by Mixup.
+        # The number matters for mixed labels, as in Mixup.
         if type(found) is int and found != number and not wrong:
             wrong.append((f'{place}.num_classes', found))
     if not wrong:
@@ -113,10 +113,10 @@ def check_heads(cfg: Config, number: int, whose: str, report: Report) -> None:
 
 
 def _binary(cfg: Config, found: int, number: int) -> bool:
-    """One output with a threshold tells two classes apart, in mmseg."""
+    """Returns whether a head of mmseg has one output for two classes."""
     return found == 1 and number == 2 and cfg.get('default_scope') == 'mmseg'
 
 
 def most_of_heads(cfg: Config) -> int | None:
-    """The number of classes of the first head, if there is one."""
+    """Returns the number of classes of the first head, if there is one."""
     return next((number for _, number in heads_of(cfg)), None)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The data sets of a config: what they are, what they read, their classes."""
+"""Finds the data sets of a config, their files and their classes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS, Registry
 
 from ..data_files import datasets_of, evaluators_of
 
-# Modules that define the reading method of a data set, for data sets with
-# known rules. A user's class with a reading method of its own is not checked.
+# Modules that define the reading method of data sets with known rules. Classes
+# that override the reading method are not checked.
 _READERS = {
     'mmdet.datasets.coco': 'coco',
     'mmseg.datasets.basesegdataset': 'maps',
@@ -33,9 +33,9 @@ class Part:
         split: ``'train'``, ``'val'`` or ``'test'``.
         place: Its place in the config.
         settings: Its settings.
-        type: Its class, None if that cannot be found.
-        kind: How its files are laid out: ``'coco'``, ``'maps'`` (of
-            labels), ``'folders'`` (of classes), or None for another way.
+        type: Its class, None if the class cannot be found.
+        kind: Layout of its files: ``'coco'``, ``'maps'`` (of labels),
+            ``'folders'`` (of classes), or None for another layout.
     """
 
     split: str
@@ -46,7 +46,7 @@ class Part:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes, None where they are not known."""
+        """The names of the classes, None if unknown."""
         metainfo = self.settings.get('metainfo') or {}
         names = metainfo.get('classes')
         if names is None:
@@ -61,17 +61,17 @@ class Part:
         return None if names is None else tuple(names)
 
     def option(self, name: str, default: Any = None) -> Any:
-        """A setting, or what the class takes without it."""
+        """Returns a setting, or the default of the class."""
         if name in self.settings:
             return self.settings[name]
         return default_of(self.type, name, default)
 
     def path(self, name: Any) -> Path:
-        """A file or folder of the data set, as mmengine finds it."""
+        """Returns the path of a file or folder, as mmengine joins it."""
         return Path(self.settings.get('data_root') or '') / str(name or '')
 
     def prefix(self, *keys: str) -> Path | None:
-        """The folder that ``data_prefix`` names under one of the keys."""
+        """Returns the folder that ``data_prefix`` has for one of the keys."""
         prefix = self.option('data_prefix')
         if isinstance(prefix, str):
             return self.path(prefix)
@@ -87,7 +87,7 @@ class Part:
         return self.path(name) if isinstance(name, str) and name else None
 
     def transforms(self, name: str) -> list[Mapping[str, Any]]:
-        """Transforms of its pipeline whose type ends with `name`."""
+        """Returns the transforms whose type name ends with `name`."""
         return [
             node
             for node in _nodes(self.settings.get('pipeline'))
@@ -115,14 +115,14 @@ def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def name_of(kind: Any) -> str:
-    """The name of a type in a config: a name, with or without its package."""
+    """Returns the name of a type in a config, without its package."""
     if isinstance(kind, type):
         return kind.__name__
     return str(kind or '').rpartition('.')[2]
 
 
 def find_type(registry: Registry, kind: Any, scope: str | None) -> Any:
-    """The class behind a type in a config; None if it cannot be found."""
+    """Returns the class of a type in a config; None if it is not found."""
     if isinstance(kind, type):
         return kind
     if not isinstance(kind, str):
@@ -130,13 +130,13 @@ def find_type(registry: Registry, kind: Any, scope: str | None) -> Any:
     try:
         with registry.switch_scope_and_registry(scope) as inside:
             found = inside.get(kind)
-    except Exception:  # a package that is not there, or broken
+    except Exception:  # the package is missing or broken
         return None
     return found if isinstance(found, type) else None
 
 
 def default_of(kind: Any, name: str, default: Any = None) -> Any:
-    """What a class takes for an argument that is not given."""
+    """Returns the default of an argument of a class."""
     for one in getattr(kind, '__mro__', ()):
         if '__init__' not in vars(one):
             continue
@@ -158,7 +158,7 @@ def _kind(found: Any) -> str | None:
         if _READERS.get(parser) != 'coco':
             return None
     if kind == 'folders':
-        # Many set their files in a constructor of their own.
+        # Many data sets define their files in their constructor.
         maker = getattr(found.__init__, '__module__', '')
         if maker not in _MAKERS_OF_FOLDERS:
             return None
@@ -166,7 +166,7 @@ def _kind(found: Any) -> str | None:
 
 
 def parts_of(cfg: Config, split: str) -> list[Part]:
-    """All data sets of a split that are no wrappers of others."""
+    """Returns the data sets of a split, without their wrappers."""
     scope = cfg.get('default_scope')
     parts = []
     for place, settings in datasets_of(cfg, split):
@@ -179,7 +179,7 @@ def parts_of(cfg: Config, split: str) -> list[Part]:
 
 
 def metrics_of(cfg: Config, split: str) -> list[Mapping[str, Any]]:
-    """The metrics of a split that are given as settings."""
+    """Returns the metrics of a split that are written as settings."""
     return [
         metric
         for metric in evaluators_of(cfg, split)

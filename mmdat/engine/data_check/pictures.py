@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Sizes of pictures as they will be loaded, read from their headers."""
+"""Checks the sizes of pictures, read from their headers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from .coco_file import CocoFile
 from .parts import Part
 from .report import Report, counted
 
-# Of more pictures, so many are looked at, evenly spread.
+# Number of pictures to read if there are more, evenly spread.
 MOST = 4000
 
 _ORIENTATION = 0x0112  # the tag of EXIF
@@ -17,11 +17,11 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 class Header(NamedTuple):
-    """What a picture says of itself.
+    """Size and orientation in the header of a picture.
 
     Attributes:
         size: Width and height in pixels, as stored.
-        orientation: How EXIF wants it turned, 1 for not at all.
+        orientation: EXIF orientation, 1 for none.
     """
 
     size: tuple[int, int]
@@ -29,7 +29,7 @@ class Header(NamedTuple):
 
 
 def spread(items: Sequence, most: int = MOST) -> Sequence:
-    """So many of them at most, evenly spread, the first and last included."""
+    """Returns at most `most` items, evenly spread, with first and last."""
     if len(items) <= most:
         return items
     step = (len(items) - 1) / (most - 1)
@@ -37,7 +37,7 @@ def spread(items: Sequence, most: int = MOST) -> Sequence:
 
 
 def header(path: Path) -> Header | None:
-    """Size and orientation of a picture; None if it cannot be read."""
+    """Reads size and orientation of a picture; None if that fails."""
     from PIL import Image
 
     try:
@@ -46,12 +46,12 @@ def header(path: Path) -> Header | None:
             if 'exif' in image.info or image.format in ('TIFF', 'MPO'):
                 turned = image.getexif().get(_ORIENTATION, 1)
             return Header(image.size, turned)
-    except Exception:  # decoders raise what they like
+    except Exception:  # decoders raise any exception
         return None
 
 
 def turns(part: Part) -> bool:
-    """Whether the data set turns pictures as their EXIF data say."""
+    """Returns whether the data set applies the EXIF orientation."""
     loaders = part.transforms('LoadImageFromFile')
     if not loaders:
         return False
@@ -62,7 +62,7 @@ def turns(part: Part) -> bool:
 
 
 def loaded_size(found: Header, turned: bool) -> tuple[int, int]:
-    """Width and height after EXIF."""
+    """Returns width and height after the EXIF rotation."""
     width, height = found.size
     if turned and found.orientation in _SIDEWAYS:
         return height, width
@@ -70,7 +70,7 @@ def loaded_size(found: Header, turned: bool) -> tuple[int, int]:
 
 
 def check_coco_pictures(part: Part, file: CocoFile, report: Report) -> None:
-    """Whether pictures are there, and as large as the file says."""
+    """Checks that pictures exist and have the size in the file."""
     folder = part.prefix('img', 'img_path')
     loaders = part.transforms('LoadImageFromFile')
     if folder is None or not loaders or not part.is_local:
@@ -92,7 +92,7 @@ def check_coco_pictures(part: Part, file: CocoFile, report: Report) -> None:
         if found is None:
             if not path.is_file():
                 missing.append((ident, path))
-            continue  # a damaged one is named when it is read
+            continue  # loading names a damaged picture later
         size = loaded_size(found, turned)
         if width and height and size != (width, height):
             wrong.append(_wrong_size(ident, path, found, size, width, height))

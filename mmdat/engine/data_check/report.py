@@ -1,16 +1,16 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What a check found: errors that end a run, warnings that do not."""
+"""Collects the results of the checks: errors and warnings."""
 
 from collections.abc import Iterable
 
 from ...utils.errors import UserError
 
-# More sentences than this would push the first off the screen.
+# More sentences than this would scroll the first one off the screen.
 MOST = 8
 
 
 class Report:
-    """Sentences, each once, in the order in which they were found."""
+    """Collects errors and warnings, without duplicates, in order."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -27,7 +27,7 @@ class Report:
             self.warnings.append(sentence)
 
     def raise_errors(self) -> None:
-        """Raises UserError with all errors, one a line."""
+        """Raises UserError with all errors, one per line."""
         if not self.errors:
             return
         shown = self.errors[:MOST]
@@ -37,13 +37,13 @@ class Report:
 
 
 def listed(names: Iterable, most: int = 5) -> str:
-    """Names in a row, the first few of many."""
+    """Joins names with commas, at most the first `most`."""
     names = list(names)
     text = ', '.join(str(name) for name in names[:most])
     return text + f', ... ({len(names)} in all)' * (len(names) > most)
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 picture``, ``2 pictures``."""
+    """Returns a number with its noun: ``1 picture``, ``2 pictures``."""
     word = noun if number == 1 else (plural or f'{noun}s')
     return f'{number} {word}'

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Whether a training is long enough for its warm-up."""
+"""Checks that a training is longer than its warm-up."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -21,13 +21,13 @@ _WARM_UPS = (
 def check_warm_up(
     cfg: Config, pictures: int | None, processes: int, report: Report
 ) -> None:
-    """Says if the learning rate never gets to its height.
+    """Reports a learning rate that never reaches its full value.
 
     Args:
         cfg: The config.
-        pictures: Samples of an epoch, None where that is not known.
-        processes: Of the run.
-        report: Takes what is found.
+        pictures: Samples of an epoch, None if unknown.
+        processes: Number of processes of the run.
+        report: Receives the problems.
     """
     loop = cfg.get('train_cfg') or {}
     loader = cfg.get('train_dataloader') or {}
@@ -69,7 +69,7 @@ def check_warm_up(
 
 
 def _end(scheduler: Any, per_epoch: int | None) -> int | None:
-    """Iterations that a warm-up from the start takes, None if it is none."""
+    """Returns the iterations of a warm-up, None for other schedulers."""
     if not isinstance(scheduler, Mapping):
         return None
     if name_of(scheduler.get('type')) not in _WARM_UPS:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Label maps against the classes, as mmseg will read them."""
+"""Checks label maps against the classes, as mmseg reads them."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from .parts import Part
 from .pictures import header, loaded_size, spread, turns
 from .report import Report, counted, listed
 
-# Of more label maps, so many are looked at, evenly spread.
+# Number of label maps to read if there are more, evenly spread.
 MOST = 300
 
 
 def check_part(part: Part, report: Report) -> int | None:
-    """Looks at a data set; returns its number of pictures, if known."""
+    """Checks a data set; returns its number of pictures, if known."""
     _check_settings(part, report)
     folder = part.prefix('img_path', 'img')
     if folder is None or not part.is_local or not folder.is_dir():
@@ -35,7 +35,7 @@ def check_part(part: Part, report: Report) -> int | None:
 
 
 def _names(part: Part, folder: Path) -> list[str] | None:
-    """Names without suffix, as mmseg lists them."""
+    """Returns names without suffix, as mmseg lists them."""
     suffix = part.option('img_suffix', '.jpg')
     listing = part.annotations
     if listing is not None and listing.is_file():
@@ -71,7 +71,7 @@ def _nothing_found(part: Part, folder: Path) -> str:
 
 
 def _check_settings(part: Part, report: Report) -> None:
-    """What can be told from the config alone."""
+    """Checks the settings, without reading files."""
     reduced = part.option('reduce_zero_label', False)
     for loader in part.transforms('LoadAnnotations'):
         other = loader.get('reduce_zero_label')
@@ -113,7 +113,7 @@ def _check_settings(part: Part, report: Report) -> None:
 
 
 def _label_map(part: Part) -> dict[int, int]:
-    """Old to new labels, where some of a data set's classes are chosen."""
+    """Maps old to new labels, if the config selects some classes."""
     known = getattr(part.type, 'METAINFO', {}).get('classes')
     classes = part.classes
     if not known or not classes or list(known) == list(classes):
@@ -125,14 +125,19 @@ def _label_map(part: Part) -> dict[int, int]:
 
 
 def _read(path: Path) -> NDArray[np.uint8] | str | None:
-    """A label map; a sentence's part if it is none, None if unreadable."""
+    """Reads a label map.
+
+    Returns:
+        The labels, the end of an error sentence if the file is no label map,
+        or None if it is unreadable.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             values = np.asarray(image)
             mode = image.mode
-    except Exception:  # decoders raise what they like
+    except Exception:  # decoders raise any exception
         return None
     if values.ndim != 2:
         return f'has {values.shape[-1]} channels ({mode})'
@@ -163,7 +168,7 @@ def _check_maps(
             continue
         values = _read(path)
         if values is None:
-            continue  # it is named when it is read
+            continue  # loading names it later
         if isinstance(values, str):
             odd.append((path, values))
             continue
@@ -176,7 +181,7 @@ def _check_maps(
         seen.update(raw.tolist())
         labels = {_loaded(int(v), reduced, table) for v in raw} - {ignored}
         blank += not labels
-        # mmseg gives what its lists of classes leave out the value 255.
+        # mmseg maps classes that are not selected to 255.
         labels.discard(255)
         if classes and labels and max(labels) >= len(classes):
             outside.append((path, int(raw[raw != ignored].max())))
@@ -195,7 +200,7 @@ def _check_maps(
 
 
 def _loaded(value: int, reduced: bool, table: dict[int, int]) -> int:
-    """A value of a file as mmseg loads it."""
+    """Returns the label that mmseg loads for a value of a file."""
     if reduced:
         value = 255 if value in (0, 255) else value - 1
     return table.get(value, value)
@@ -256,7 +261,7 @@ def _outside(
 def _look_at_zero(
     part: Part, seen: set[int], ignored: int, all_seen: bool, report: Report
 ) -> None:
-    """Whether the first class may have been mistaken for none."""
+    """Warns if reduce_zero_label probably ignores the first class."""
     number = len(part.classes or ())
     if set(range(number)) <= seen and number not in seen:
         report.warn(

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""From a trained model to one file that runs without OpenMMLab."""
+"""Exports a trained model to one file that runs without OpenMMLab."""
 
 from .exporting import FORMATS, Exported, export
 from .parts import PARTS

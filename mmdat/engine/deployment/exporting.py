@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Exporting a part of a model, and holding the file against PyTorch."""
+"""Exports a part of a model and compares the file with PyTorch."""
 
 import json
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from ...version import __version__
 from .formats import FORMATS, OPSET, Run, write_quietly
 from .parts import Deployable, part_of
 
-#: The largest difference that is put up with, as a share of the largest
-#: number of an output: float32 in another order.
+#: Largest allowed difference, relative to the largest number of an output. It
+#: allows for float32 sums in a different order.
 TOLERANCE = 1e-4
 
 
@@ -26,9 +26,9 @@ class Exported(NamedTuple):
     Attributes:
         path: The file.
         task: See ``mmdat.engine.deployment.parts.Deployable``.
-        checks: For each shape (B, 3, H, W) tried the largest difference from
-            PyTorch, and the largest number of the output.
-        crop: The only size it takes, or None.
+        checks: For each tested shape (B, 3, H, W), the largest difference
+            from PyTorch and the largest number of the output.
+        crop: The only (H, W) that the file accepts, or None for any.
     """
 
     path: Path
@@ -45,22 +45,22 @@ def export(
     shape: tuple[int, int] = (224, 224),
     fixed: bool = False,
 ) -> Exported:
-    """Writes a part of a model as a file that runs without OpenMMLab.
+    """Writes a part of a model to a file that runs without OpenMMLab.
 
-    The file is written beside its place, run at three sizes and compared with
-    the model; it gets its name only if it agrees.
+    A temporary file is written, run at three sizes and compared with the
+    model. It is renamed to `path` only if all outputs agree.
 
     Args:
         model: The model, with its weights.
         path: The file to write.
         form: One of ``FORMATS``.
         part: One of ``PARTS``.
-        shape: (H, W) of the picture it is made with.
-        fixed: Whether it takes one batch and this size only.
+        shape: (H, W) of the example picture.
+        fixed: Whether the file accepts only this size and one picture.
 
     Raises:
-        UserError: The part or the format does not work here, or the file does
-            not agree with the model. Nothing is left then.
+        UserError: The model has no such part, the format does not work here,
+            or the file does not agree with the model. No file is written then.
     """
     if form not in FORMATS:
         raise UserError(
@@ -109,7 +109,7 @@ def _write_and_check(
         run = FORMATS[form].load(draft)
     except UserError:
         raise
-    except Exception as error:  # exporters raise what they like
+    except Exception as error:  # exporters raise any exception
         raise UserError(
             f'--format {form} cannot hold this model: {_first_line(error)}; '
             f'try --part backbone, --fixed or another format.'
@@ -121,7 +121,7 @@ def _write_and_check(
 
 
 def _notes(part: Deployable, dynamic: Sequence[int]) -> dict[str, str]:
-    """What a program that runs the file may want to know."""
+    """Returns the metadata of the file, for programs that run it."""
     return dict(
         task=part.task,
         image='BGR, 0 to 255, not normalised',
@@ -134,7 +134,7 @@ def _notes(part: Deployable, dynamic: Sequence[int]) -> dict[str, str]:
 
 
 def picture(batch: int, height: int, width: int) -> Tensor:
-    """Noise to try a model with, the same every time."""
+    """Returns a picture of noise to test a model with, always the same."""
     generator = torch.Generator().manual_seed(batch + height + width)
     return 255 * torch.rand(batch, 3, height, width, generator=generator)
 
@@ -142,7 +142,7 @@ def picture(batch: int, height: int, width: int) -> Tensor:
 def trial_shapes(
     image: Tensor, dynamic: Sequence[int], least: int
 ) -> list[tuple[int, ...]]:
-    """Shapes (B, 3, H, W) to try a file at: three, if it takes several."""
+    """Returns the shapes (B, 3, H, W) to test: three if sizes are dynamic."""
     batch, channels, height, width = image.shape
     shapes = [(batch, channels, height, width)]
     if 2 in dynamic:
@@ -157,7 +157,11 @@ def trial_shapes(
 def _compare(
     part: Deployable, run: Run, form: str, shape: tuple[int, ...]
 ) -> tuple[float, float]:
-    """Raises UserError unless file and model agree on a picture."""
+    """Compares file and model on a picture; raises UserError if they differ.
+
+    Returns:
+        The largest difference, and the largest number of the output.
+    """
     image = picture(shape[0], *shape[2:])
     with torch.no_grad():
         wanted = part.module(image)
@@ -165,7 +169,7 @@ def _compare(
     name = ' x '.join(map(str, shape))
     try:
         outputs = run(image)
-    except Exception as error:  # runtimes raise what they like
+    except Exception as error:  # runtimes raise any exception
         raise UserError(
             f'The file of --format {form} does not run at {name}: '
             f'{_first_line(error)}; nothing was written, try --fixed.'

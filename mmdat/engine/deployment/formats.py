@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Writing a module in one format, and running what was written."""
+"""Writes a module in one format, and loads the written file."""
 
 import inspect
 import warnings
@@ -14,11 +14,11 @@ from torch import Tensor
 from ...utils.errors import UserError
 from .parts import Deployable
 
-#: Has all operators that are needed: GridSample came with 16,
-#: LayerNormalization with 17.
+#: The first opset with all operators: GridSample needs 16, LayerNormalization
+#: needs 17.
 OPSET = 17
-#: What ``torch.export`` takes as sides: maps of one row are a case of their
-#: own to it, and DAT's last map has stride 32.
+#: Range of sides for ``torch.export``. It specialises maps of one row, and the
+#: last map of DAT has stride 32.
 LEAST_SIDE, MOST_SIDE = 33, 8192
 MOST_BATCH = 1024
 
@@ -29,12 +29,12 @@ class Format(NamedTuple):
     """A format of files.
 
     Attributes:
-        suffix: How its files end.
-        needs: Packages that write and check it.
-        write: Writes a part: the part, a picture, which axes are dynamic
-            (any of 0, 2, 3), the file and what to note in it.
-        load: Makes a function from pictures to outputs of a file.
-        least: The smallest side of a picture if sides are dynamic.
+        suffix: Suffix of its files.
+        needs: Packages that write and load the files.
+        write: Writes a file; takes the part, an example picture, the dynamic
+            axes (any of 0, 2, 3), the path and the metadata.
+        load: Loads a file; returns a function from pictures to outputs.
+        least: Smallest side of a picture if sides are dynamic.
     """
 
     suffix: str
@@ -44,7 +44,7 @@ class Format(NamedTuple):
     least: int = 1
 
     def check(self, name: str) -> None:
-        """Raises UserError unless its packages are here."""
+        """Raises UserError if a package is missing."""
         missing = [one for one in self.needs if find_spec(one) is None]
         if missing:
             raise UserError(
@@ -76,7 +76,7 @@ def _write_onnx(
             axes[name].update({a: f'{name}_{_AXES[a]}' for a in dynamic if a})
     traced = {}
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
-        traced['dynamo'] = False  # which follows sizes, and takes seconds
+        traced['dynamo'] = False  # the tracing exporter keeps sizes dynamic
     with torch.no_grad():
         torch.onnx.export(
             part.module,
@@ -172,7 +172,7 @@ def _listed(run: Callable) -> Run:
     return listed
 
 
-#: Formats by the names that the command line has for them.
+#: The formats, by the names of the command line.
 FORMATS = {
     'onnx': Format('.onnx', ('onnx', 'onnxruntime'), _write_onnx, _load_onnx),
     'torch-export': Format(
@@ -183,7 +183,7 @@ FORMATS = {
 
 
 def write_quietly(form: Format, *args: Any) -> None:
-    """Writes without the warnings that exporters have for everybody."""
+    """Writes a file without the exporters' routine warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         form.write(*args)

@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""What of a model is exported: modules from a picture to tensors.
+"""Builds the modules to export, which map pictures to tensors.
 
 A picture is (B, 3, H, W) in float32 from 0 to 255, as OpenCV reads it (BGR).
-The normalisation of the model's data preprocessor is part of the module, its
-resizing and padding are not.
+The modules contain the normalisation of the model's data preprocessor, but not
+its resizing and padding.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import UserError
 
-#: What may be exported of a model.
+#: Names of the parts of a model that can be exported.
 PARTS = ('whole', 'backbone', 'neck')
 
 
@@ -22,11 +22,11 @@ class Deployable(NamedTuple):
     """A module to export.
 
     Attributes:
-        module: From a picture (B, 3, H, W) to one tensor or several.
+        module: Maps a picture (B, 3, H, W) to one or more tensors.
         task: ``'classification'``, ``'segmentation'`` or ``'features'``.
-        outputs: Names of what it returns.
-        crop: (H, W) of the pictures if they may have one size only.
-        stride: How far such crops are apart in a larger picture.
+        outputs: Names of the outputs.
+        crop: (H, W) of the pictures if the module accepts only one size.
+        stride: Distance between such crops in a larger picture.
     """
 
     module: nn.Module
@@ -37,10 +37,10 @@ class Deployable(NamedTuple):
 
 
 def part_of(model: nn.Module, part: str = 'whole') -> Deployable:
-    """The part of a model that is to be exported, in eval mode.
+    """Returns the part of a model to export, in eval mode.
 
     Args:
-        model: What a config of mmpretrain, mmseg or mmdet builds.
+        model: A model of mmpretrain, mmseg or mmdet.
         part: One of ``PARTS``.
 
     Raises:
@@ -73,7 +73,7 @@ def part_of(model: nn.Module, part: str = 'whole') -> Deployable:
 
 
 class _Whole(nn.Module):
-    """A function of a model's, behind the model's normalisation."""
+    """Normalises a picture, then calls a function of the model."""
 
     def __init__(self, model: nn.Module, run: Any) -> None:
         super().__init__()
@@ -92,10 +92,10 @@ class _Whole(nn.Module):
         std = one if std is None else std.detach().float().cpu()
         self.register_buffer('mean', mean.reshape(shape))
         self.register_buffer('std', std.reshape(shape))
-        self.eval()  # or exporters put the model back to training
+        self.eval()  # else exporters restore the training mode
 
     def forward(self, image: Tensor) -> Any:
-        """Maps (B, 3, H, W), BGR in 0 to 255, to what the part returns."""
+        """Maps (B, 3, H, W), BGR from 0 to 255, to the part's outputs."""
         if self.flips:
             image = torch.cat(image.split(1, dim=1)[::-1], dim=1)
         return self.run((image - self.mean) / self.std)
@@ -144,7 +144,10 @@ def _segmentor(model: nn.Module) -> Deployable:
 
 
 class _AdaptivePool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two products, which exporters know."""
+    """Computes ``nn.AdaptiveAvgPool2d`` as two matrix products.
+
+    Exporters support products at any size.
+    """
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -159,7 +162,7 @@ class _AdaptivePool(nn.Module):
         return rows @ x @ columns.T
 
     def _means(self, to: int, length: int, x: Tensor) -> Tensor:
-        """Which share each of `length` places has in each mean."""
+        """Returns the weight of each of `length` positions in each mean."""
         i = torch.arange(to, device=x.device)[:, None]
         start, stop = i * length // to, ((i + 1) * length + to - 1) // to
         place = torch.arange(length, device=x.device)

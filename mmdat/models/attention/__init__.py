@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The kinds of attention a block may have, one file each.
+"""The kinds of attention of a block, one file each.
 
-Each maps (B, H, W, C) to (B, H, W, C), projects its input, calls one function
-of ``mmdat.ops`` and projects back.
+Each module maps (B, H, W, C) to (B, H, W, C): it projects its input, calls one
+function of ``mmdat.ops`` and projects the result.
 """
 
 from .deformable import DeformableAttention

@@ -27,25 +27,25 @@ from ..stock import calls_by_the_seam
 
 @calls_by_the_seam('proj_q', 'proj_k', 'proj_v', 'proj_out')
 class DeformableAttention(nn.Module):
-    """Multi-head attention on keys sampled at moved grid points.
+    """Multi-head attention to keys sampled at shifted grid points.
 
-    All queries of a head group share the same few keys and values. Where they
-    are read from the map is predicted from the queries by a small convnet
+    All queries of a head group share the same few keys and values. A small
+    convolutional network predicts their sampling points from the queries
     (DAT, CVPR 2022, sec. 3.2; DAT++, arXiv 2309.01430, sec. 3.2).
 
     Args:
         dim: Channels.
         num_heads: Heads.
         offset_groups: Groups of heads that share their points.
-        map_size: (H, W) of the map at the training resolution, which gives
-            the position-bias table its size.
+        map_size: (H, W) of the map at the training resolution; it sets the
+            size of the position-bias table.
         convention: Coordinates of ``'dat'`` or ``'dat_pp'``, see
             ``mmdat.ops.coordinates``.
         offset_kernel: Side of the convolution that predicts the offsets.
         stride: Queries per key along each axis.
         offset_range: Largest offset in cells of the key grid, -1 for none.
-        use_offsets: False leaves the points on the grid and takes the keys by
-            average pooling.
+        use_offsets: False computes the keys by average pooling instead of
+            sampling.
         position_bias: One of ``'table'`` (read at the continuous
             displacement), ``'fixed'`` (one number for each query and key),
             ``'depthwise_conv'`` (a 3x3 convolution of the queries added to
@@ -104,7 +104,7 @@ class DeformableAttention(nn.Module):
         self.rpe_table = self._make_rpe_table(dim)
 
     def _make_rpe_table(self, dim: int) -> nn.Module | nn.Parameter | None:
-        """The parameters of the position bias."""
+        """Creates the parameters of the position bias."""
         (height, width), (hk, wk) = self.map_size, self.key_size
         heads = self.num_heads
         if self.position_bias == 'none':
@@ -154,14 +154,14 @@ class DeformableAttention(nn.Module):
         return self.proj_drop(project(self.proj_out, out))
 
     def points_yx(self, q: Tensor) -> Tensor:
-        """Where the keys are read.
+        """Computes the sampling points of the keys.
 
         Args:
             q: Projected queries (B, H, W, C).
 
         Returns:
-            Positions (B, groups, Hk, Wk, 2) in normalised coordinates, float32
-            or wider whatever the type of `q`.
+            Positions (B, groups, Hk, Wk, 2) in normalised coordinates, in
+            float32 or float64 for every type of `q`.
         """
         batch, height, width, _ = q.shape
         if self.conv_offset is None:
@@ -182,12 +182,12 @@ class DeformableAttention(nn.Module):
         )
 
     def _pool(self, x: Tensor) -> Tensor:
-        """Keys without offsets: means over stride x stride patches."""
+        """Averages stride x stride patches, for keys without offsets."""
         if is_known(*x.shape[1:3]):
             x = x.permute(0, 3, 1, 2)
             x = F.avg_pool2d(x, self.stride, ceil_mode=True)
             return x.permute(0, 2, 3, 1)
-        # With whole patches only, which do not ask for the size of the map.
+        # Pad to whole patches, so that the graph is right at any size.
         inside = torch.ones_like(x[:1, :, :, :1])
         x, inside = (
             F.avg_pool2d(
@@ -201,7 +201,7 @@ class DeformableAttention(nn.Module):
     def _bias(
         self, map_size: tuple[int, int], points_yx: Tensor
     ) -> PositionBias | None:
-        """The bias on the scores, for a map of this size."""
+        """Returns the bias on the scores, for a map of this size."""
         if self.position_bias in ('none', 'depthwise_conv'):
             return None
         if self.position_bias == 'fixed':
@@ -220,12 +220,12 @@ class DeformableAttention(nn.Module):
         return LogBias(self._log_continuous, query_y, query_x, points_yx)
 
     def _log_continuous(self, spaced_yx: Tensor) -> Tensor:
-        """What the layers of the log-continuous bias make of (..., 2)."""
+        """Applies the MLP of the log-continuous bias to (..., 2)."""
         scores = self.rpe_table(as_parameters_of(self.rpe_table, spaced_yx))
         return at_least_float32(scores)
 
     def extra_repr(self) -> str:
-        """Shows what the submodules do not."""
+        """Returns the settings that the submodules do not show."""
         return (
             f'num_heads={self.num_heads}, offset_groups={self.offset_groups}, '
             f'map_size={self.map_size}, stride={self.stride}, '

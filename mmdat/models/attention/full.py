@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""F: attention of every position to every other."""
+"""F: attention between all positions."""
 
 from torch import Tensor, nn
 
@@ -10,9 +10,9 @@ from ...ops.sizes import unflatten
 class FullAttention(nn.Module):
     """Multi-head self-attention on the whole map, as in DAT++'s ablations.
 
-    As in ViT (Dosovitskiy et al., ICLR 2021), without position bias; queries,
-    keys and values have no bias either. Its cost grows with the square of
-    the map: at 800 x 1344 stage 1 has 67,200 positions.
+    The same as in ViT (Dosovitskiy et al., ICLR 2021), without position bias
+    and without bias on queries, keys and values. The cost grows with the
+    square of the number of positions: stage 1 has 67,200 at 800 x 1344.
 
     Args:
         dim: Channels.

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""N: attention on the neighbourhood of each position."""
+"""N: attention to the neighbourhood of each position."""
 
 import torch
 from torch import Tensor, nn

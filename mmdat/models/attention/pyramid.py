@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""P: attention on keys reduced by a strided convolution."""
+"""P: attention to keys reduced by a strided convolution."""
 
 from torch import Tensor, nn
 
@@ -14,8 +14,8 @@ class PyramidAttention(nn.Module):
     Args:
         dim: Channels.
         num_heads: Heads.
-        reduction: Side of the patches that become one key; a map whose sides
-            are no multiples of it is padded with zeros.
+        reduction: Side of the patch of one key; maps are padded with zeros to
+            a multiple of it.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
     """

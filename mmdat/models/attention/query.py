@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Q: attention of learnt queries on a 3x3 patch."""
+"""Q: attention of learnt queries to a 3x3 patch."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ class QueryAttention(nn.Module):
     Args:
         dim: Channels.
         num_heads: Heads.
-        num_queries: Learnt queries.
+        num_queries: Number of learnt queries.
         kernel_size: Side of the patch.
         drop_rate: Dropout on the output.
     """

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""E: slide attention on a 3x3 patch."""
+"""E: slide attention to a 3x3 patch."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class SlideAttention(nn.Module):
         dim: Channels.
         num_heads: Heads.
         kernel_size: Side of the patch.
-        reduction: Attention works on ``dim / reduction`` channels.
+        reduction: Attention uses ``dim / reduction`` channels.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
     """
@@ -69,8 +69,8 @@ class SlideAttention(nn.Module):
     def _neighbours(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, heads, d) to the patches (B, H, W, heads, K K, d).
 
-        A fixed convolution that shifts the map brings each neighbour into
-        place; a learnt one beside it deforms the shift.
+        The patches are the sum of shifted maps (a fixed convolution) and of a
+        learnt convolution, which deforms the shift.
         """
         batch, height, width, heads, dim = x.shape
         x = x.permute(0, 3, 1, 2, 4).flatten(0, 1)  # B heads, H, W, d

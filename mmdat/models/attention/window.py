@@ -19,15 +19,15 @@ from ..stock import calls_by_the_seam, may_be_one_piece
 class WindowAttention(nn.Module):
     """Multi-head attention within the windows of a map.
 
-    The input is padded with zeros at the bottom right to a multiple of the
-    window; padded positions act as ordinary keys.
+    The map is padded with zeros at the bottom right to a multiple of the
+    window size; padded positions are ordinary keys.
 
     Args:
         dim: Channels.
         num_heads: Heads.
         window_size: Side of a window.
-        shift: How far the windows are moved; DAT moves by
-            ``ceil(window_size / 2)`` where Swin takes the floor.
+        shift: Shift of the windows in positions. DAT shifts by
+            ``ceil(window_size / 2)``; Swin rounds down.
         attn_drop_rate: Dropout on the attention weights.
         drop_rate: Dropout on the output.
         backend: See ``mmdat.ops.window_attention``.
@@ -61,7 +61,7 @@ class WindowAttention(nn.Module):
         """Maps (B, H, W, C) to (B, H, W, C)."""
         height, width = x.shape[1:3]
         layout = WindowLayout(height, width, self.window_size, self.shift)
-        # Cut before the projection: there are three times as many after.
+        # Cut before the projection, which triples the channels.
         windows = split_windows(x, layout, product_type(x))
         qkv = project(self.proj_qkv, windows)
         qkv = unflatten(qkv, -1, (3, self.num_heads, -1))  # n, B, w w, ...
@@ -76,7 +76,7 @@ class WindowAttention(nn.Module):
         return self.proj_drop(join_windows(out, layout))
 
     def as_piece(self) -> Piece | None:
-        """All layers as one function, unless a backend is asked for."""
+        """Returns all layers as one function, None if a backend is set."""
         if chosen_by_name(self.backend) or (
             self.training and self.attn_drop_rate
         ):

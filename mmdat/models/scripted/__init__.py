@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Backbones as ``torch.jit.script`` can compile them.
+"""Plain forms of the modules, which ``torch.jit.script`` can compile.
 
-TorchScript compiles a subset of Python without dynamic choice, so a model has
-no fast paths there: each module stands here once more, in plain operations,
-on the parameters of the original and under their names. Scripts take images
-of any size, and train.
+TorchScript compiles a subset of Python without dynamic dispatch, so scripts
+have no fast paths. Each module has a plain form here, which shares the
+parameters of the original and their names. Scripts accept images of any size
+and can be trained.
 """

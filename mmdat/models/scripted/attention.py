@@ -22,7 +22,7 @@ form_of(SlideAttention, QueryAttention)(refuse)
 def attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, rate: float, training: bool
 ) -> Tensor:
-    """Softmax(q k^T / sqrt(d) + bias) v over the last two axes."""
+    """Computes softmax(q k^T / sqrt(d) + bias) v over the last two axes."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
     weights = F.dropout(scores.softmax(-1), rate, training)
     return weights.to(v.dtype) @ v
@@ -59,13 +59,13 @@ class _Window(nn.Module):
         return self.proj_drop(x[:, :height, :width])
 
     def cut(self, x: Tensor) -> Tensor:
-        """(B, rows w, columns w, C) to (B, rows columns, w w, C)."""
+        """Maps (B, rows w, columns w, C) to (B, rows columns, w w, C)."""
         size = self.size
         x = x.unflatten(1, [-1, size]).unflatten(3, [-1, size])
         return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def bias(self) -> Tensor:
-        """Of all pairs of a window, (heads, w w, w w)."""
+        """Returns the bias of all pairs of a window, (heads, w w, w w)."""
         table, size = self.relative_position_bias_table, self.size
         n = torch.arange(size, device=table.device)
         move = n[:, None] - n + size - 1
@@ -74,7 +74,7 @@ class _Window(nn.Module):
         return bias.permute(2, 0, 1)
 
     def apart(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Minus infinity for pairs that the roll has put together."""
+        """Returns -inf for pairs that only the roll puts into one window."""
         size, shift = self.size, self.shift
         y = torch.arange(rows * size, device=like.device)
         x = torch.arange(columns * size, device=like.device)
@@ -120,7 +120,7 @@ class _Neighborhood(nn.Module):
         return self.proj_drop(self.proj(out))
 
     def neighbours(self, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of each query along an axis (n, K), and how far they are."""
+        """Returns keys of queries along an axis (n, K), and displacements."""
         size = self.kernel
         query = torch.arange(n, device=like.device)[:, None]
         first = (query - size // 2).clamp(0, n - size)

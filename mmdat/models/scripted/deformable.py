@@ -12,7 +12,7 @@ from .forms import form_of, refuse, scriptable
 
 @form_of(DeformableAttention)
 def _with_bias(attn: DeformableAttention) -> nn.Module:
-    """The form with the position bias that it has."""
+    """Returns the form with the module's position bias."""
     return _FORMS.get(attn.position_bias, refuse)(attn)
 
 
@@ -25,7 +25,7 @@ def _axis(n: int, first: int, span: int, like: Tensor) -> Tensor:
 
 
 class _Deformable(nn.Module):
-    """D without position bias; the others add theirs."""
+    """Deformable attention without position bias; subclasses add one."""
 
     def __init__(self, attn: DeformableAttention) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Deformable(nn.Module):
         return self.proj_drop(self.proj_out(self.add(out, q)))
 
     def split(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, heads, H W, d)."""
+        """Maps (B, H, W, C) to (B, heads, H W, d)."""
         x = x.flatten(1, 2).unflatten(-1, [self.heads, -1])
         return x.transpose(1, 2)
 
@@ -105,7 +105,7 @@ class _Deformable(nn.Module):
         return torch.stack(torch.meshgrid([y, x], indexing='ij'), -1)
 
     def queries(self, height: int, width: int, like: Tensor) -> Tensor:
-        """Positions (H W, 2)."""
+        """Returns the positions of the queries (H W, 2)."""
         less = 0 if self.is_v1 else 1
         y = _axis(height, 1 - height, height - less, like)
         x = _axis(width, 1 - width, width - less, like)
@@ -113,13 +113,13 @@ class _Deformable(nn.Module):
         return both.flatten(0, 1)
 
     def moves(self, height: int, width: int, points_yx: Tensor) -> Tensor:
-        """Query minus key (B g, H W, Ns, 2)."""
+        """Returns displacements, query minus key (B g, H W, Ns, 2)."""
         keys_yx = points_yx.flatten(2, 3).flatten(0, 1)
         queries_yx = self.queries(height, width, points_yx)
         return queries_yx[:, None] - keys_yx[:, None]
 
     def sample(self, x: Tensor, points_yx: Tensor) -> Tensor:
-        """Reads (B, H, W, C) at the points, (B, Hk, Wk, C)."""
+        """Samples (B, H, W, C) at the points: (B, Hk, Wk, C)."""
         maps = x.unflatten(-1, [self.groups, -1]).permute(0, 3, 4, 1, 2)
         maps, grid_xy = maps.flatten(0, 1), points_yx.flip([-1]).flatten(0, 1)
         out = self.read(maps.to(grid_xy.dtype), grid_xy).to(x.dtype)
@@ -133,7 +133,7 @@ class _Deformable(nn.Module):
         return torch.zeros([1], dtype=points_yx.dtype, device=points_yx.device)
 
     def add(self, out: Tensor, q: Tensor) -> Tensor:
-        """Adds what goes beside the attention."""
+        """Adds a branch parallel to the attention."""
         return out
 
 

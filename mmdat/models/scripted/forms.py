@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Which form of a module TorchScript compiles."""
+"""Chooses the plain form of a module that TorchScript compiles."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,15 +12,15 @@ _FORMS: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {}
 
 
 class Scriptable:
-    """Mixin of modules that have another form for ``torch.jit.script``."""
+    """Mixin of modules with a plain form for ``torch.jit.script``."""
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """PyTorch asks for it before it compiles a module."""
+        """Returns the plain form; PyTorch calls this before compiling."""
         return scriptable(self)
 
 
 def form_of(*kinds: type[nn.Module]) -> Callable:
-    """Decorator of what makes the form of modules of these classes."""
+    """Decorator of a function that makes the form of these classes."""
 
     def register(make: Callable) -> Callable:
         _FORMS.update(dict.fromkeys(kinds, make))
@@ -30,13 +30,13 @@ def form_of(*kinds: type[nn.Module]) -> Callable:
 
 
 def scriptable(module: nn.Module | None) -> nn.Module | None:
-    """The form of a module that TorchScript compiles, its parameters shared.
+    """Returns the plain form of a module; parameters are shared.
 
     Args:
-        module: A module; those of PyTorch and of others stay what they are.
+        module: A module. Modules outside mmdat are returned unchanged.
 
     Raises:
-        SettingError: It has a kind of attention that has no such form.
+        SettingError: The module has a kind of attention without a plain form.
     """
     kind = type(module)
     if kind is nn.Sequential:
@@ -51,7 +51,7 @@ def scriptable(module: nn.Module | None) -> nn.Module | None:
 
 
 def refuse(module: nn.Module) -> nn.Module:
-    """The form of a module that has none."""
+    """Raises SettingError for a module without a plain form."""
     bias = getattr(module, 'position_bias', None)
     what = f' with position_bias={bias!r}' if bias else ''
     raise SettingError(

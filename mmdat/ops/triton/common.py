@@ -28,9 +28,10 @@ MAX_PAIRS = 65535
 
 
 def declines(x: Tensor) -> str | None:
-    """Returns why no Triton kernel runs on the device and type of `x`, or None.
+    """Returns why no Triton kernel supports the device and type of `x`.
 
-    Module `probe` tests whether the kernels work on this GPU.
+    Returns None if kernels support them. Module `probe` then tests whether
+    they work on this GPU.
     """
     if not HAS_TRITON:
         return 'Triton is not installed.'

@@ -303,7 +303,7 @@ def _attention_backward(
 def _table_gradient(
     grad, q, k, v, cells, points, record, scale, size, sizes
 ) -> Tensor:
-    """Computes the gradient of the table (heads, Ty, Tx), deterministically."""
+    """Computes the gradient of the table (heads, Ty, Tx); deterministic."""
     from .table_gradient_kernel import table_gradient_kernel
 
     batch, heads, keys, dim = k.shape

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""An interactive HTML page of the attention of a picture."""
+"""Makes an interactive HTML page of the attention in a picture."""
 
 from .page import Explorer, explore
 

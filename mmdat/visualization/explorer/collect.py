@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Everything a page shows of the blocks of a model, as arrays."""
+"""Collects what the page shows of each block, as arrays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from .encode import Blob, Plan, Rows
 
 @dataclass(frozen=True)
 class Queries:
-    """The queries that are kept of a block: a regular grid on the picture.
+    """The queries of a block on the page: a regular grid on the picture.
 
     Attributes:
         size: Rows and columns.
-        start_xy: Pixel of the first.
-        step_xy: Pixels from one to the next.
-        asked_xy: Pixels to ask the recorder for, row by row, (Q, 2).
+        start_xy: Pixel of the first query.
+        step_xy: Pixels between neighbouring queries.
+        asked_xy: Pixels of the queries for the recorder, row by row, (Q, 2).
     """
 
     size: tuple[int, int]
@@ -35,7 +35,7 @@ class Queries:
 def choose_queries(
     model: nn.Module, picture: Picture, one: BlockRecord, plan: Plan
 ) -> Queries:
-    """Every so many pixels of a map, of those that lie on the picture."""
+    """Selects every `step`-th position of a map that lies on the picture."""
     grid = map_grids(find_backbone(model))[one.stage]
     centres_xy = picture.frame.to_picture(grid.centres(one.map_size))
     x, y = centres_xy[0, :, 0], centres_xy[:, 0, 1]
@@ -67,7 +67,7 @@ def collect_rows(
     queries: Mapping[tuple[int, int], Queries],
     plans: Mapping[tuple[int, int], Plan],
 ) -> list[Rows]:
-    """The largest weights of each query, by block."""
+    """Returns the largest weights of each query, by block."""
     records = record(
         model,
         picture,
@@ -90,7 +90,7 @@ def collect_rows(
 
 
 def encode_points(one: BlockRecord, blob: Blob) -> dict[str, Any]:
-    """Points, reference points and the attention they receive, in pixels."""
+    """Encodes points and reference points in pixels, and their attention."""
     points = one.points_xy[0].numpy()
     reference = one.reference_xy[0].numpy()
     size = max(np.abs(points).max(), np.abs(reference).max(), 1)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Attention weights in few bytes, the largest keys of each query first.
+"""Encodes attention weights in few bytes, the largest keys first.
 
 A row is the attention of one query in one head. Each row keeps as many keys as
 the size of the page allows. A weight w takes one byte, sqrt(w / largest) *
@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-MOST_QUERIES = 1600  # of a map, more make the mouse no finer
-FEWEST_KEYS = 24  # of a row, before queries are left out for more
-LEAST_QUERIES = 150  # of a map, before keys are left out again
+MOST_QUERIES = 1600  # of a map; more are not visible with a mouse
+FEWEST_KEYS = 24  # of a row; with fewer, the plan drops queries first
+LEAST_QUERIES = 150  # of a map; with fewer, the plan drops keys again
 LEAST_KEYS = 6
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of one block is kept.
+    """The part of a block that the page keeps.
 
     Attributes:
-        step: Every how many queries, on both axes.
-        keys: How many keys of a row, all of them or the largest.
+        step: Step between kept queries, on both axes.
+        keys: Number of kept keys per row: all, or the largest.
     """
 
     step: int
@@ -37,16 +37,16 @@ class Plan:
 def plan_block(
     map_size: tuple[int, int], heads: int, keys: int, room: float
 ) -> Plan | None:
-    """The finest plan for a block that fits into so many bytes.
+    """Returns the finest plan for a block that fits into `room` bytes.
 
     Args:
-        map_size: (H, W) of the queries.
-        heads: Rows of each query.
-        keys: Keys of each row.
-        room: Bytes.
+        map_size: (H, W) of the map of queries.
+        heads: Rows per query.
+        keys: Keys per row.
+        room: Available bytes.
 
     Returns:
-        The plan; None if there is no room for any.
+        The plan; None if no plan fits.
     """
     each = 3 if keys > 256 else 2
     for step in range(1, max(map_size) + 1):
@@ -54,7 +54,7 @@ def plan_block(
         if queries > MOST_QUERIES:
             continue
         rows = queries * heads
-        if rows * (keys + 2) <= room:  # all, so without their numbers
+        if rows * (keys + 2) <= room:  # all keys, so indices are not needed
             return Plan(step, keys)
         kept = min(int((room / rows - 2) // each), keys - 1)
         if kept >= FEWEST_KEYS:
@@ -67,14 +67,14 @@ def plan_block(
 def plan_blocks(
     blocks: list[tuple[tuple[int, int], int, int]], room: float
 ) -> list[Plan] | None:
-    """Plans for several blocks; what small ones leave goes to large ones.
+    """Plans several blocks; large blocks use the bytes that small ones leave.
 
     Args:
-        blocks: Map size, heads and keys of each.
-        room: Bytes for all of them.
+        blocks: Map size, heads and keys of each block.
+        room: Available bytes for all blocks.
 
     Returns:
-        A plan for each; None if there is no room for one of them.
+        A plan for each block; None if a block does not fit.
     """
 
     def need(i: int) -> int:
@@ -96,7 +96,7 @@ def plan_blocks(
 
 
 class Blob:
-    """Arrays one after another, compressed as base64."""
+    """Concatenates arrays, compresses them and encodes them as base64."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -112,7 +112,7 @@ class Blob:
         return [array.dtype.name, start, int(array.size)]
 
     def text(self) -> str:
-        """All of it."""
+        """Returns all arrays as compressed base64 text."""
         packed = gzip.compress(b''.join(self._parts), 9, mtime=0)
         return base64.b64encode(packed).decode()
 
@@ -122,9 +122,9 @@ class Rows:
     """Attention of the queries of one block, largest keys first.
 
     Attributes:
-        index: Keys (heads, Q, K).
-        weight: Their weights, the same.
-        keys: Keys there are.
+        index: Indices of the keys (heads, Q, K).
+        weight: Weights of these keys (heads, Q, K).
+        keys: Number of all keys.
     """
 
     index: np.ndarray
@@ -132,10 +132,10 @@ class Rows:
     keys: int
 
     def encode(self, kept: int, blob: Blob) -> dict[str, Any]:
-        """Writes so many keys of each row.
+        """Writes the `kept` largest keys of each row.
 
         Returns:
-            Where the arrays are, and the share of the attention they hold.
+            Places of the arrays, and the kept share of the attention.
         """
         index = self.index[..., :kept]
         weight = self.weight[..., :kept].astype(np.float64)

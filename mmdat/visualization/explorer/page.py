@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""From a picture, a config and checkpoints to one HTML file."""
+"""Makes one HTML file from a picture, a config and checkpoints."""
 
 import base64
 import io
@@ -32,10 +32,9 @@ from .encode import Blob, Plan, Rows, plan_blocks
 
 MEGABYTE = 1e6
 LARGEST_SIDE = 1280  # of the picture in the page, in pixels
-# Compression makes up for so much, as a first guess; what is still too large
-# is cut afterwards.
+# First guess of the compression ratio; a page that is too large is cut later.
 GUESS = 1.5
-# Classes and objects, after Okabe and Ito: told apart by colour-blind eyes.
+# Colour-blind safe colours of classes and objects (Okabe and Ito).
 COLOURS = (
     '#e69f00',
     '#56b4e9',
@@ -52,10 +51,10 @@ Progress = Callable[[Iterable, str], Iterable]
 
 @dataclass(frozen=True)
 class Explorer:
-    """An HTML page, which a notebook shows as the result of a cell.
+    """An HTML page; notebooks show it as the result of a cell.
 
     Attributes:
-        html: The whole file.
+        html: Text of the file.
         header: Description of its content, without the weights.
     """
 
@@ -87,15 +86,15 @@ def explore(
     megabytes: float = 5.0,
     progress: Progress = lambda items, _: items,
 ) -> Explorer:
-    """Makes a page that shows what every query of a picture attends to.
+    """Makes a page that shows the attention of every query of a picture.
 
     Args:
         image: An image file.
         config: A detection, segmentation or classification config.
-        checkpoints: One checkpoint, or several of a training in their order;
-            None for the file of ``init_cfg``, or random weights.
-        stage: The stage, from 0; None for all.
-        block: The block in it, from 0; None for all.
+        checkpoints: One checkpoint, or several checkpoints of a training, in
+            order; None for the file of ``init_cfg``, or random weights.
+        stage: Number of the stage, from 0; None for all.
+        block: Number of the block in the stage, from 0; None for all.
         score: Lowest score of an object to overlay.
         megabytes: Largest size of the page. If not everything fits, the page
             keeps the largest keys of each query and says so.
@@ -156,7 +155,7 @@ def _label(name: str | None) -> str:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What one checkpoint does: one stage of a training."""
+    """Results of one checkpoint of a training."""
 
     name: str
     records: list[BlockRecord]
@@ -187,7 +186,7 @@ def _plan(
             )
             for one in records.values()
         ],
-        0.75 * GUESS * room / count,  # base64 makes four bytes of three
+        0.75 * GUESS * room / count,  # base64 turns three bytes into four
     )
     if plans is None:
         raise _too_much(megabytes)
@@ -197,7 +196,7 @@ def _plan(
 def _head(
     image: str | Path, picture: Picture, model: nn.Module
 ) -> dict[str, Any]:
-    """Description of the picture and the model."""
+    """Returns the description of the picture and the model."""
     crop = picture.frame.seen(picture.inputs.shape[2:])
     return dict(
         name=Path(image).name,
@@ -208,7 +207,7 @@ def _head(
 
 
 def _picture(image: np.ndarray) -> dict[str, Any]:
-    """The picture as a data URI, not larger than a screen."""
+    """Encodes the picture as a data URI, not larger than a screen."""
     height, width = image.shape[:2]
     drawn = Image.fromarray(image)
     drawn.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
@@ -247,7 +246,7 @@ def _blocks(
 def _write(
     head: dict[str, Any], stages: list[_Stage], plans: list[Plan], part: float
 ) -> Explorer:
-    """The page with a part of the keys that were kept."""
+    """Writes the page with a part of the kept keys."""
     blob, runs = Blob(), []
     for stage in stages:
         blocks = []
@@ -275,7 +274,7 @@ def _write(
 
 
 def _overlay(found: Findings) -> dict[str, Any]:
-    """Boxes, and the masks or labels as a picture with transparency."""
+    """Encodes boxes, and masks or labels as a transparent picture."""
     overlay: dict[str, Any] = dict(
         boxes=[
             [*(round(float(v), 1) for v in box), name, round(score, 2)]
@@ -285,7 +284,7 @@ def _overlay(found: Findings) -> dict[str, Any]:
             )
         ]
     )
-    numbers = None  # of colours, 0 for none
+    numbers = None  # indices of colours, 0 for none
     if found.masks is not None and len(found.masks):
         numbers = np.zeros(found.masks.shape[1:], np.uint8)
         for mask, label in zip(found.masks[::-1], found.labels[::-1]):
@@ -307,7 +306,7 @@ def _overlay(found: Findings) -> dict[str, Any]:
 
 
 def _veil(numbers: np.ndarray) -> str:
-    """Numbers of colours (H, W), 0 for none, as a picture in a data URI."""
+    """Encodes indices of colours (H, W), 0 for none, as a data URI."""
     drawn = Image.fromarray(numbers)
     side = LARGEST_SIDE // 2
     drawn.thumbnail((side, side), Image.Resampling.NEAREST)
