@@ -119,8 +119,9 @@ class FSDP2Strategy(FSDPStrategy):
     with or without sharding.
 
     Args:
-        mixed_precision: Types of :class:`torch.distributed.fsdp.
-            MixedPrecisionPolicy`, such as ``dict(param_dtype='bfloat16')``.
+        mixed_precision: Arguments of
+            ``torch.distributed.fsdp.MixedPrecisionPolicy``, such as
+            ``dict(param_dtype='bfloat16')``; types are given by name.
         reshard_after_forward: Whether to free gathered parameters after the
             forward pass and gather them again for the backward pass.
         **kwargs: Arguments of mmengine's ``DDPStrategy``.
@@ -147,7 +148,7 @@ class FSDP2Strategy(FSDPStrategy):
         except ImportError as error:
             raise UserError(
                 f'FSDP2Strategy needs PyTorch 2.6 or newer; this is '
-                f'{torch.__version__}, so use FSDPStrategy.'
+                f'{torch.__version__}, so use FSDP1Strategy.'
             ) from error
         from torch.distributed.device_mesh import init_device_mesh
 

@@ -130,7 +130,7 @@ class DATClassifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the normalised last map (B, num_features, H / 32, W / 32)."""
+        """Returns the normalised last map (B, num_features, H/32, W/32)."""
         return self.backbone(x)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
