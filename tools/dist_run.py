@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Runs torchrun, and lets a run that is refused end with its sentence.
+"""Runs torchrun, and prints the sentence of a refused run last.
 
-Torchrun shows a traceback of its own when a process of its ends. Here, if
-such a process told why in a sentence, that is the last thing on the screen.
+Torchrun prints a traceback when one of its processes fails. If the process
+reported the reason in a sentence, this script prints that sentence after it.
 """
 
 import json

@@ -11,7 +11,7 @@ from ..utils.config_files import config_folder, config_path
 from ..utils.errors import UserError, UserFileNotFoundError
 from ..utils.setup_env import setup_config_packages
 
-# Hooks that mmengine has by itself; a config takes one of them off with None.
+# Default hooks of mmengine; a config removes a hook with None.
 _OF_MMENGINE = (
     'runtime_info',
     'timer',

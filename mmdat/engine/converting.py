@@ -84,12 +84,11 @@ def convert(
 
 
 def standard_entries(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights under the names of a model that OpenMMLab builds.
+    """Returns the weights under the names of an OpenMMLab model.
 
-    A released backbone gets our names; its classifier becomes mmpretrain's
-    ``head.fc``, and whatever belongs to it gets ``backbone.`` in front. Heads
-    of detectors and segmentors have kept their names. Each tensor gets memory
-    of its own.
+    The parameters of a released backbone get mmdat's names with the prefix
+    ``backbone.``, and its classifier becomes mmpretrain's ``head.fc``. Heads
+    of detectors and segmentors keep their names. Tensors do not share memory.
     """
     entries = released.entries_of(checkpoint)
     if not any(name.startswith(_BACKBONE) for name in entries):

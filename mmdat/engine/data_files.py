@@ -58,8 +58,8 @@ def set_data_root(cfg: Config, root: str) -> None:
 
 # Data sets of mmpretrain that fetch what is missing, unless told not to.
 _DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
-# Data sets of mmpretrain whose `split` is the name of a folder. Others keep
-# their splits in files of their own.
+# Data sets of mmpretrain whose `split` is the name of a folder. In the others
+# a split is a file.
 _SPLIT_IS_A_FOLDER = ('ImageNet', 'ImageNet21k')
 
 

@@ -102,7 +102,7 @@ def check_picture(filename: str) -> None:
         if is_needed():
             check_whole(filename)
         readable = mmcv.imread(filename) is not None
-    except Exception:  # decoders raise what they like
+    except Exception:  # decoders raise any exception
         readable = False
     if not readable:
         raise UserError(

@@ -9,7 +9,7 @@ LETTERS = 0.05  # height of letters, of the width of the drawing
 
 
 def with_lines(image: np.ndarray, lines: list[str]) -> np.ndarray:
-    """A picture with lines of text below, none of them cut off.
+    """Returns a picture with whole lines of text below it.
 
     Args:
         image: (H, W, 3), RGB, uint8.

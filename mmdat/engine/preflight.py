@@ -66,7 +66,7 @@ def check_contents(
     Args:
         cfg: The config as it will run.
         splits: Which data is needed.
-        launcher: What started the processes, which know each other by now.
+        launcher: What started the processes; their group is initialised.
 
     Raises:
         UserError: With one sentence for each thing that is wrong.

@@ -245,8 +245,8 @@ class DAT(Scriptable, BaseModule):
 
         Args:
             stage: Number of the stage to run.
-            x: Images (B, in_channels, H, W) for stage 0, for others the map
-                (B, H, W, C) of the stage before.
+            x: Images (B, in_channels, H, W) for stage 0, else the map (B, H,
+                W, C) of the previous stage.
 
         Returns:
             The stage's map (B, H', W', C'), not normalised.
@@ -355,7 +355,7 @@ class DAT(Scriptable, BaseModule):
 
 
 def _laid_out_like(images: Tensor, x: Tensor) -> Tensor:
-    """Whoever gives images with channels last goes on with such maps."""
+    """Lays `x` out with channels last if `images` are, else contiguously."""
     if images.stride(1) == 1 and images.stride(3) == images.shape[1] > 1:
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()

@@ -98,7 +98,7 @@ def choose(
     raise ValueError(f'No backend can run {op} here. {" ".join(why_not)}')
 
 
-# For each op its backends, and what makes their arguments of its own.
+# For each op its backends, and the function that makes their arguments.
 _ops: dict[Callable, tuple[tuple[Backend, ...], Callable[..., tuple]]] = {}
 
 

@@ -138,7 +138,7 @@ class BlockRecord:
 
     @property
     def groups(self) -> int:
-        """Groups of heads, each with points of its own."""
+        """Number of groups of heads; each group has separate points."""
         return self.points_xy.shape[1]
 
     @property

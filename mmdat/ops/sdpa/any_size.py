@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Windows and neighbourhoods as graphs that are right at any size.
 
-What is exported cannot treat regions of a map apart, since their number
-depends on its size. Every window has a mask of its own here.
+An exported graph cannot handle regions of a map separately, because their
+number depends on the size. So every window has a separate mask.
 """
 
 from typing import NamedTuple
@@ -75,7 +75,7 @@ def _axis(
     first = (query - half).clamp(0, length - kernel_size)
     past = key[:, None] - first[:, :, None]
     move = key[:, None] - query[:, :, None] + kernel_size - 1
-    # What is outside the map nobody sees; it is read at its end.
+    # Positions outside the map are masked; they read its last position.
     return _Axis(
         query.clamp(max=length - 1),
         key.clamp(max=length - 1),

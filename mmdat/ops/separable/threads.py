@@ -83,8 +83,8 @@ def run(
     if len(shares) < 2:
         return [work(share) for share in shares]
 
-    # A thread begins with modes of its own, and may not write to a tensor
-    # that was made in inference mode unless it is in that mode as well.
+    # A new thread does not inherit modes, and a tensor made in inference mode
+    # can be written in inference mode only.
     inference = torch.is_inference_mode_enabled()
 
     def without_gradients(share: Sequence[Item]) -> Result:

@@ -118,7 +118,7 @@ def not_supported(
 def yields(*_) -> str | None:
     """Returns why plain operations should run instead of kernels, or None."""
     if is_exporting():
-        return 'a graph for others should show plain operations.'
+        return 'an exported graph needs plain operations.'
     return None
 
 

@@ -49,12 +49,12 @@ class Deformable:
 
     @property
     def pairs(self) -> int:
-        """Scores of a forward pass."""
+        """Returns the number of scores of a forward pass."""
         (h, w), (hk, wk) = self.queries, self.keys
         return self.batch * self.heads * h * w * hk * wk
 
     def make(self) -> tuple[Op, list[Tensor]]:
-        """The op, and float64 operands."""
+        """Returns the op and float64 operands."""
         axes = [
             torch.linspace(-1, 1, n, dtype=torch.float64, device=DEVICE)
             for n in self.queries
@@ -90,12 +90,12 @@ class Neighborhood:
 
     @property
     def pairs(self) -> int:
-        """Scores of a forward pass."""
+        """Returns the number of scores of a forward pass."""
         height, width = self.size
         return self.batch * self.heads * height * width * self.kernel**2
 
     def make(self) -> tuple[Op, list[Tensor]]:
-        """The op, and float64 operands."""
+        """Returns the op and float64 operands."""
 
         def op(q, k, v, table, backend=None):
             return neighborhood_attention(
@@ -121,7 +121,7 @@ class Sampling:
     names = ('out', 'map', 'points')
 
     def make(self) -> tuple[Op, list[Tensor]]:
-        """The op, and float64 operands."""
+        """Returns the op and float64 operands."""
 
         def op(x, points_yx, backend=None):
             return SAMPLERS[backend or 'chosen'](x, points_yx)
