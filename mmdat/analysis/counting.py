@@ -126,7 +126,7 @@ def count(
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     root = _Root(model, run or (lambda model, x: model(x))).eval()
     if not hasattr(counter, 'mod_tracker'):
-        counter.mods = [root]
+        _follow_modules(counter, root)
     with torch.no_grad(), _by_the_formula(model):
         if fake:
             with FakeTensorMode(allow_non_fake_inputs=True), counter:
@@ -136,6 +136,27 @@ def count(
             with counter:
                 root(x)
     return _own(counter.get_flop_counts(), sampling)
+
+
+def _follow_modules(counter: FlopCounterMode, root: nn.Module) -> None:
+    """Lets the counter of torch before 2.4 know which module is running.
+
+    Its own hooks, which also follow gradients, unpack the only argument of a
+    module if that is a tuple, such as the maps that a feature pyramid takes.
+    """
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: counter.parents.append(name)
+
+    def leave(name: str) -> Callable[..., None]:
+        def pop(*_: Any) -> None:
+            counter.parents.pop()
+
+        return pop
+
+    counter.mods = [root]
+    counter._create_pre_module = enter
+    counter._create_post_module = leave
 
 
 def _operators(names: Sequence[str]) -> list[Any]:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from versions import needs_torch
 
 from .conftest import ROOT, run
 
@@ -31,6 +32,8 @@ def check():
     del sys.modules[spec.name]
 
 
+# An older PyTorch has no half precision on a CPU, which the dry run takes.
+@needs_torch('2.4')
 @pytest.mark.slow
 def test_a_dry_run_comes_to_its_end(tmp_path):
     said = run(
@@ -211,6 +214,7 @@ check_steps.compare('train')
 """
 
 
+@needs_torch('2.4')
 def test_what_a_dry_run_leaves_out():
     """Timing, memory and floors, with stand-ins for the device."""
     said = run(

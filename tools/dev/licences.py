@@ -60,7 +60,8 @@ def licence_of(package: Distribution) -> str:
     metadata = package.metadata
     if metadata.get('License-Expression'):
         return metadata['License-Expression']
-    free = [line.strip() for line in (metadata['License'] or '').splitlines()]
+    free = (metadata.get('License') or '').splitlines()
+    free = [line.strip() for line in free]
     named = [
         line.rpartition('::')[2].strip()
         for line in metadata.get_all('Classifier') or []

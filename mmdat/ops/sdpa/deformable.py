@@ -114,7 +114,7 @@ def _in_chunks(
 def _recomputes(q: Tensor) -> bool:
     """Whether the backward pass computes chunks again."""
     return (
-        q.device.type != 'cpu'
+        q.device.type not in ('cpu', 'meta')
         and torch.is_grad_enabled()
         # A compiler decides what to store.
         and not is_compiling()
