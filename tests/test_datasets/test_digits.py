@@ -159,7 +159,7 @@ def test_other_content_is_never_touched(root, tmp_path):
     with pytest.raises(FileExistsError, match='made with'):
         make_digits(root, replace(OPTIONS, train=13))
     (tmp_path / 'mine').write_text('x')
-    with pytest.raises(FileExistsError, match='no digits data set'):
+    with pytest.raises(FileExistsError, match='not a digits data set'):
         make_digits(tmp_path, OPTIONS)
     assert (tmp_path / 'mine').read_text() == 'x'
 

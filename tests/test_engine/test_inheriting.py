@@ -65,7 +65,7 @@ def test_names_that_are_near():
 
 
 def test_a_name_without_its_folder_is_offered_with_it():
-    with pytest.raises(UserError, match=r'configs/mask_rcnn_dat_digits.py is'):
+    with pytest.raises(UserError, match=r'is configs/mask_rcnn_dat_digits.py'):
         load_config('mask_rcnn_dat_digits.py')
 
 

@@ -100,7 +100,7 @@ def test_arch_may_be_a_dict_and_overrides_win():
         ),
         (dict(position_bias='swin'), "must be one of table.*got 'swin'"),
         (dict(layer_scale_init_value=-1), 'at least 0; got -1'),
-        (dict(mlp_ratio=0), 'positive; got 0'),
+        (dict(mlp_ratio=0), 'at least one channel; got 0'),
         (dict(img_size=0), 'img_size must be a positive.*got 0'),
         (dict(drop_path_rate=1.5), r'lie in \[0, 1\]; got 1.5'),
         (dict(out_indices=(0, 4)), r'0 to 3; got \(0, 4\)'),
@@ -114,11 +114,11 @@ def test_arch_may_be_a_dict_and_overrides_win():
         (dict(backend='pieces'), "got 'pieces'"),
         (
             dict(attentions=['LS', 'LS', 'LSLSLS', 'PX'], backend='separable'),
-            "model have, sdpa, reference, or.*got 'separable'",
+            "model has, sdpa, reference, or.*got 'separable'",
         ),
         (
             dict(attentions=['PX', 'PX', 'PXPXPX', 'EQ'], backend='sdpa'),
-            "model have, none, or None.*got 'sdpa'",
+            "model has, none, or None.*got 'sdpa'",
         ),
     ],
 )

@@ -184,7 +184,7 @@ def test_a_full_disk_and_a_kill_while_saving(undisturbed, digits, tmp_path):
     assert 'resumed epoch: 2' in said and 'Saving checkpoint at 3' in said
     last = said.strip().splitlines()[-1]
     assert last.startswith(f'train: {tmp_path}/epoch_3.pth could not be')
-    assert 'File too large' in last and 'make room' in last
+    assert 'File too large' in last and 'free disk space' in last
     assert [p.name for p in tmp_path.glob('*.pth*')] == ['epoch_2.pth']
     assert note.read_text() == str(tmp_path / 'epoch_2.pth')
 

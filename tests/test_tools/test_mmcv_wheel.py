@@ -22,7 +22,7 @@ def mmcv_wheel(dev):
 
 
 def test_a_failing_command_says_what_to_do(dev):
-    with pytest.raises(SystemExit, match='status 3.*what is done is kept'):
+    with pytest.raises(SystemExit, match='status 3.*finished steps are kept'):
         dev('commands').run(sys.executable, '-c', 'raise SystemExit(3)')
 
 

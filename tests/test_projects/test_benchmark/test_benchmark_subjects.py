@@ -76,7 +76,7 @@ def test_plain_attention_has_the_same_queries_keys_and_values():
 
 
 def test_ours_with_its_backend():
-    with pytest.raises(ValueError, match='backend must be one of'):
+    with pytest.raises(ValueError, match='backend must be one that'):
         build_backbone(Subject('dat_t', 'unheard-of'))
     model = build_backbone(Subject('dat_t', 'reference'))
     assert isinstance(model, DAT)
