@@ -5,7 +5,8 @@ RUN := .venv/bin/python
 JOBS ?= 2
 SUITE := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) --dist loadfile
 
-# make fuzz: thousands of new cases instead of the suite's hundreds.
+# make fuzz: thousands of new cases instead of the suite's hundreds, and what
+# takes a minute a test.
 # make faults: trainings killed twenty times instead of once.
 # make test-compat: with other versions and the official packages; 45 GiB.
 .PHONY: setup test test-compat fuzz faults demo docs lint format clean
@@ -20,7 +21,8 @@ test-compat:
 	@$(PYTHON) tools/dev/compat.py
 
 fuzz: setup
-	$(RUN) -m pytest -q --hypothesis-profile=fuzz -m fuzz
+	MMDAT_TEST_LONG=1 $(RUN) -m pytest -q --hypothesis-profile=fuzz \
+		-m 'fuzz or long'
 
 faults: setup
 	MMDAT_TEST_KILLS=20 $(RUN) -m pytest -q tests/test_tools/test_faults.py

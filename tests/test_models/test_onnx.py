@@ -84,12 +84,7 @@ def test_the_exporter_that_traces(family, tmp_path):
     check(in_onnxruntime(tmp_path / 'a.onnx'), made, SHAPES)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('family', ['dat', 'dat_pp'])
-@pytest.mark.filterwarnings('ignore')
-def test_programs_and_the_exporter_that_follows_symbols(family, tmp_path):
-    pytest.importorskip('onnxscript')
-    made = model(family)
+def program_of(made):
     sides = dict(min=33, max=4096)  # the last map has more than one row
     axes = {
         0: torch.export.Dim('batch', min=1, max=64),
@@ -97,14 +92,34 @@ def test_programs_and_the_exporter_that_follows_symbols(family, tmp_path):
         3: torch.export.Dim('width', **sides),
     }
     with torch.no_grad():
-        program = torch.export.export(
+        return torch.export.export(
             made, (torch.rand(2, 3, 48, 80),), dynamic_shapes=(axes,)
         )
-        assert not any(
-            'mmdat' in str(node.target) for node in program.graph.nodes
-        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['dat', 'dat_pp'])
+@pytest.mark.filterwarnings('ignore')
+def test_programs(family):
+    made = model(family)
+    program = program_of(made)
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert not any('mmdat' in target for target in targets)
+    with torch.no_grad():
         check(program.module(), made, SHAPES)
-        torch.onnx.export(
-            program, (), str(tmp_path / 'a.onnx'), dynamo=True, verbose=False
-        )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('family', ['dat', 'dat_pp'])
+@pytest.mark.filterwarnings('ignore')
+def test_the_exporter_that_follows_symbols(family, tmp_path):
+    pytest.importorskip('onnxscript')
+    made = model(family)
+    torch.onnx.export(
+        program_of(made),
+        (),
+        str(tmp_path / 'a.onnx'),
+        dynamo=True,
+        verbose=False,
+    )
     check(in_onnxruntime(tmp_path / 'a.onnx'), made, SHAPES)

@@ -132,7 +132,7 @@ def test_restarts_are_said_to_torchrun(tmp_path):
 
 
 @needs_torch('2.6')
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for the CPU')
 def test_shards_by_the_command(digits, tmp_path):
     work = tmp_path / 'work'

@@ -203,7 +203,10 @@ def test_whole_detectors_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('form', ['torch-export', 'aoti'])
+@pytest.mark.parametrize(
+    'form',
+    ['torch-export', pytest.param('aoti', marks=pytest.mark.long)],
+)
 def test_programs_of_pytorch(form, tmp_path):
     model = classifier()
     done = export(model, tmp_path / 'a.pt2', form, 'backbone', (64, 96))

@@ -117,11 +117,11 @@ def sample_and_backward(dtype, batch, height, width, hk, wk):
         ('many', 90, 'bfloat16'),
         pytest.param('many', 75, 'float16', marks=pytest.mark.slow),
         pytest.param('many', 90, 'float32', marks=pytest.mark.slow),
-        pytest.param('many', 80, 'bfloat16', marks=pytest.mark.slow),
-        pytest.param('ones', 90, 'float32', marks=pytest.mark.slow),
+        pytest.param('many', 80, 'bfloat16', marks=pytest.mark.long),
+        pytest.param('ones', 90, 'float32', marks=pytest.mark.long),
         pytest.param('middle', 86, 'bfloat16', marks=pytest.mark.slow),
         pytest.param('wide', 80, 'float16', marks=pytest.mark.slow),
-        pytest.param('wide', 75, 'float32', marks=pytest.mark.slow),
+        pytest.param('wide', 75, 'float32', marks=pytest.mark.long),
     ],
 )
 def test_kernels_compile(sizes, capability, dtype):
