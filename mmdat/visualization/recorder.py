@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..models import DAT
 from ..models.attention import DeformableAttention
 from ..ops.coordinates import reference_points_yx
+from ..utils.errors import SettingError
 from .frames import Frame, MapGrid, map_grids
 from .weights import AttentionWeights
 
@@ -61,7 +62,7 @@ def select_blocks(
         (stage, block) of each, in the order they are computed.
 
     Raises:
-        ValueError: There are none; the message lists those there are.
+        SettingError: There are none; the message lists those there are.
     """
     known = list(deformable_blocks(model))
     found = [
@@ -73,7 +74,7 @@ def select_blocks(
             for name, number in (('stage', stage), ('block', block))
             if number is not None
         ]
-        raise ValueError(
+        raise SettingError(
             f'{", ".join(parts) or "This model"} has no deformable attention; '
             f'{_listed(known)}.'
         )
@@ -332,7 +333,7 @@ def check_queries(
     frame: Frame,
     input_size: Sequence[int],
 ) -> None:
-    """Raises ValueError if a query is outside the network's input.
+    """Raises SettingError if a query is outside the network's input.
 
     Args:
         queries_xy: Pixels (x, y) of the picture.
@@ -346,7 +347,7 @@ def check_queries(
     lost = ~((queries_xy >= 0) & (queries_xy <= corner_xy)).all(dim=-1)
     if lost.any():
         x, y = queries_xy[lost][0].tolist()
-        raise ValueError(
+        raise SettingError(
             f'A query must lie on the picture, x in 0 to {width - 1} and '
             f'y in 0 to {height - 1}; got x {x:g}, y {y:g}.'
         )
@@ -358,7 +359,7 @@ def check_queries(
         ends = torch.stack([torch.full_like(last_xy, -0.5), last_xy])
         ends = frame.to_picture(ends).sort(dim=0)[0]
         low, high = ends[0].ceil().int(), ends[1].floor().int()
-        raise ValueError(
+        raise SettingError(
             f'A query must lie on the part of the picture that is left '
             f'after cropping, x in {low[0]} to {high[0]} and y in '
             f'{low[1]} to {high[1]}; got x {x:g}, y {y:g}.'

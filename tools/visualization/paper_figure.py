@@ -88,13 +88,10 @@ def main() -> None:
         model = load_model(
             load_config(args.config, args.cfg_options), args.checkpoint
         )
-        try:
-            stages = args.stage or dict.fromkeys(
-                stage for stage, _ in select_blocks(model)
-            )
-            blocks = [select_blocks(model, stage)[-1] for stage in stages]
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        stages = args.stage or dict.fromkeys(
+            stage for stage, _ in select_blocks(model)
+        )
+        blocks = [select_blocks(model, stage)[-1] for stage in stages]
         rows = []
         for i, image in enumerate(track(args.images, 'Pictures')):
             picture = load_picture(model, image)

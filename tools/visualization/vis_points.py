@@ -153,13 +153,10 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options)
         model = load_model(cfg, args.checkpoint)
         picture = load_picture(model, args.image)
-        try:
-            blocks = select_blocks(model, args.stage, args.block)
-            check_queries(
-                args.query or [], picture.frame, picture.inputs.shape[2:]
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        blocks = select_blocks(model, args.stage, args.block)
+        check_queries(
+            args.query or [], picture.frame, picture.inputs.shape[2:]
+        )
         if not args.grid:
             blocks = blocks[-1:]
         records = list(

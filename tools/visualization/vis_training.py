@@ -92,10 +92,7 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options)
         model = load_model(cfg, INIT)
         picture = load_picture(model, args.image)
-        try:
-            blocks = select_blocks(model, args.stage, args.block)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        blocks = select_blocks(model, args.stage, args.block)
         blocks = list({stage: (stage, i) for stage, i in blocks}.values())
         frames = []
         for file in track(files, 'Checkpoints'):

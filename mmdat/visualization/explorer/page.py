@@ -109,10 +109,7 @@ def explore(
     names = [str(one) for one in checkpoints]
     model = load_model(config, names[0] if names else None)
     picture = load_picture(model, image)
-    try:
-        blocks = select_blocks(model, stage, block)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    blocks = select_blocks(model, stage, block)
     head = _head(image, picture, model)
     shown, room = _picture(picture.image), megabytes * MEGABYTE
     room -= len(shown['source']) + _assets_size()
