@@ -93,14 +93,25 @@ def operator(name: str) -> Callable[[Callable], Operator]:
     return partial(Operator, name)
 
 
+def store_all(ctx: Any, inputs: Sequence[Any], output: Sequence[Any]) -> None:
+    """A `setup_context` that stores tensors, settings and outputs.
+
+    The tensors come first among the arguments; the settings after them become
+    ``ctx.settings``.
+    """
+    tensors = _tensors(inputs)
+    ctx.save_for_backward(*tensors, *output)
+    ctx.settings = inputs[len(tensors) :]
+
+
 def register_backward(
     forward: Operator,
     gradients: Operator,
     *,
     fake: Callable,
     fake_backward: Callable,
-    setup_context: Callable,
     backward: Callable,
+    setup_context: Callable = store_all,
     twice: bool = False,
 ) -> None:
     """Registers an operator as the backward pass of another.
@@ -110,11 +121,11 @@ def register_backward(
         gradients: The operator that computes its gradients.
         fake: Returns empty outputs of `forward`, given its arguments.
         fake_backward: The same for `gradients`.
+        backward: Returns the gradients of the arguments; takes `gradients`,
+            the context and the gradients of the outputs.
         setup_context: Stores values for the backward pass; takes the context,
             all arguments and the output, as
             ``torch.autograd.Function.setup_context`` does.
-        backward: Returns the gradients of the arguments; takes `gradients`,
-            the context and the gradients of the outputs.
         twice: Whether `backward` can be differentiated, for second
             derivatives.
     """
@@ -135,6 +146,17 @@ def register_backward(
             partial(backward, gradients.registered),
             setup_context=setup_context,
         )
+
+
+def gradients_like(number: int) -> Callable[..., tuple[Tensor, ...]]:
+    """A `fake_backward` for gradients of the first inputs.
+
+    Args:
+        number: How many inputs have a gradient; each is like its input.
+    """
+    return lambda grad, *inputs: tuple(
+        x.new_empty(x.shape) for x in inputs[:number]
+    )
 
 
 def recompute_in_backward(
@@ -160,8 +182,7 @@ def recompute_in_backward(
     """
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*_tensors(inputs))
-        ctx.settings = inputs[len(_tensors(inputs)) :]
+        store_all(ctx, inputs, ())
 
     def backward(
         run: Callable, ctx: Any, grad: Tensor

@@ -251,15 +251,10 @@ def _fake_backward(grad, q, k, v, table, query_y, query_x, points_yx, *_):
     return tuple(t.new_empty(t.shape) for t in (q, k, v, table, points_yx))
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, *output)
-
-
 def _backward_pass(backward, ctx, grad, _):
     *tensors, out, row_stats = ctx.saved_tensors
     q, k, v, table, points_yx = backward(
-        grad, *tensors, ctx.scale, out, row_stats
+        grad, *tensors, *ctx.settings, out, row_stats
     )
     return q, k, v, table, None, None, points_yx, None
 
@@ -269,7 +264,6 @@ register_backward(
     _attention_backward,
     fake=_fake,
     fake_backward=_fake_backward,
-    setup_context=_setup_context,
     backward=_backward_pass,
 )
 

@@ -346,15 +346,10 @@ def _fake_backward(grad, q, k, v, table, query_y, query_x, points, *_):
     return _empty_like_queries(q), *others
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, *output)
-
-
 def _backward_pass(backward, ctx, grad, _):
     needs = ctx.needs_input_grad
     dq, dk, dv, dtable, dpoints = backward(
-        grad, *ctx.saved_tensors, ctx.scale, needs[3], needs[6]
+        grad, *ctx.saved_tensors, *ctx.settings, needs[3], needs[6]
     )
     return dq, dk, dv, dtable, None, None, dpoints, None
 
@@ -364,6 +359,5 @@ register_backward(
     _attention_backward,
     fake=_fake,
     fake_backward=_fake_backward,
-    setup_context=_setup_context,
     backward=_backward_pass,
 )

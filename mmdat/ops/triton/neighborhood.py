@@ -9,7 +9,7 @@ interpreter and compiled for GPUs; not yet timed on a GPU.
 import torch
 from torch import Tensor
 
-from ..custom_op import operator, register_backward
+from ..custom_op import gradients_like, operator, register_backward
 from . import common as triton_common
 from .common import on_device, widened
 from .launching import dot_precision, strides, with_rows
@@ -171,22 +171,11 @@ def _fake(q, k, v, table, kernel_size, scale):
     return q.new_empty(q.shape), lse
 
 
-def _fake_backward(grad, q, k, v, table, *_):
-    """Returns empty outputs like ``_attention_backward``, for tracing."""
-    return tuple(x.new_empty(x.shape) for x in (q, k, v, table))
-
-
-def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.kernel_size, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, *output)
-
-
 def _backward_pass(backward, ctx, grad, _):
     *gradients, dtable = backward(
         grad,
         *ctx.saved_tensors,
-        ctx.kernel_size,
-        ctx.scale,
+        *ctx.settings,
         ctx.needs_input_grad[3],
     )
     return *gradients, dtable, None, None
@@ -196,7 +185,6 @@ register_backward(
     _attention,
     _attention_backward,
     fake=_fake,
-    fake_backward=_fake_backward,
-    setup_context=_setup_context,
+    fake_backward=gradients_like(4),
     backward=_backward_pass,
 )
