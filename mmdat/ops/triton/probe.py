@@ -24,8 +24,8 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from .. import reference
-from ..plain_sampling import sample_plainly
 from ..position_bias import TableBias
+from ..sampling import sample_plainly
 from .common import INTERPRETED, declines
 
 # Largest allowed errors of outputs and gradients, relative to the largest
