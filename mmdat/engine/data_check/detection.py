@@ -21,6 +21,11 @@ _ALWAYS = {
         'it must be [x, y, width, height]',
     ),
     'area': ('no area', 'mmdet needs it for every object'),
+    'area value': ('an area that is not a number', 'mmdet compares it with 0'),
+    'iscrowd value': (
+        'an iscrowd that is neither 0 nor 1',
+        'mmdet takes it for a crowd, which is not learnt',
+    ),
 }
 _MASKS = {
     'segmentation': (
@@ -59,13 +64,15 @@ _FIRST = {
     ),
 }
 _CROWD = {'iscrowd': ('no iscrowd', 'pycocotools needs it for every object')}
+# From this share of boxes beyond their pictures on, all are taken for corners.
+_MOST_BEYOND = 0.25
 # What is wrong with a whole file.
 _FILE = {
     'image': ('an image that is not a JSON object', ''),
     'image id': ('an image without an id', ''),
     'file_name': ('an image without a file_name, that of id', ''),
-    'width': ('an image without a width, that of id', ''),
-    'height': ('an image without a height, that of id', ''),
+    'width': ('an image without a width in pixels, that of id', ''),
+    'height': ('an image without a height in pixels, that of id', ''),
     'category': ('a category without id or name', ''),
     'annotation': ('an annotation that is not a JSON object', ''),
     'annotation id': ('an annotation without an id, entry', ''),
@@ -173,6 +180,8 @@ def _unknown_sentence(
     )
     close = get_close_matches(str(unknown[0]), map(str, names), 1)
     has = f'its categories are {listed(map(repr, names), 10)}'
+    if not names:
+        return f'{sentence}its list of categories is empty.'
     if 'classes' not in (part.settings.get('metainfo') or {}):
         return (
             f'{sentence}{has}, so set {part.place}.metainfo=dict(classes='
@@ -210,6 +219,7 @@ def check_objects(part: Part, file: CocoFile, report: Report) -> None:
             f'outside of the picture, the first annotation {first}; mmdet '
             f'leaves such out.'
         )
+    _check_corners(file, ids, report)
     known = {ident for ident, _ in file.categories}
     lost = [c for c in file.images_of if c not in known and c is not None]
     if lost:
@@ -224,6 +234,20 @@ def check_objects(part: Part, file: CocoFile, report: Report) -> None:
             f'{counted(len(strangers), "image")} that it does not list '
             f'(image_id {listed(sorted(strangers, key=str), 3)}); they are '
             f'left out.'
+        )
+
+
+def _check_corners(file: CocoFile, ids: set, report: Report) -> None:
+    """Reports boxes that leave their picture, as pairs of corners do."""
+    number, first = file.flaws.of('beyond', ids)
+    total = sum(file.objects_of[i] for i in ids)
+    if number:
+        many = number >= total * _MOST_BEYOND
+        (report.error if many else report.warn)(
+            f'A bbox must be [x, y, width, height] in pixels, not two '
+            f'corners; {number} of the {counted(total, "object")} of '
+            f'{file.path} reach more than a pixel beyond their picture, the '
+            f'first annotation {first}.'
         )
 
 
@@ -276,6 +300,9 @@ def check_part(part: Part, report: Report) -> int | None:
     if file is None:
         return None
     check_file(file, report)
+    if part.split != 'test' and not file.has_annotations:
+        _tell_no_annotations(file, part.place, report)
+        return len(file.images)
     check_classes(part, file, report)
     check_objects(part, file, report)
     number = number_of_images(part, file)
@@ -302,8 +329,23 @@ def check_part(part: Part, report: Report) -> int | None:
                 f'{"learn" if part.split == "train" else "find"}; check '
                 f'image_id and category_id.'
             )
+        elif not any(file.objects_of[i] for i in ids):
+            tell = report.error if part.split == 'train' else report.warn
+            tell(
+                f'Some objects must count; all of {file.path} that belong to '
+                f'a class of {part.place} are crowds (iscrowd=1), ignored, '
+                f'without area or outside of their picture, so there is '
+                f'nothing to {"learn" if part.split == "train" else "find"}.'
+            )
     check_coco_pictures(part, file, report)
     return number
+
+
+def _tell_no_annotations(file: CocoFile, place: str, report: Report) -> None:
+    report.error(
+        f'{place} needs a file with a list "annotations"; {file.path} has '
+        f'none.'
+    )
 
 
 def check_metrics(
@@ -325,6 +367,8 @@ def check_metrics(
             continue
         check_file(file, report)
         if not metric.get('format_only'):
+            if not file.has_annotations:
+                _tell_no_annotations(file, f'{place}.ann_file', report)
             _check_evaluable(metric, file, place, parts, report)
         if len(files) == 1 and files[0] is not None:
             other = set(files[0].images) - set(file.images)
