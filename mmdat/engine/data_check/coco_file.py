@@ -85,7 +85,7 @@ class CocoFile:
             )
             return
         except RecursionError:
-            self.problem = 'has lists in lists without end'
+            self.problem = 'has too many lists inside lists'
             return
         for key in ('images', 'categories'):
             if keys.get(key, 0) is not None:

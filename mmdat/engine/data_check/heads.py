@@ -107,8 +107,8 @@ def check_heads(cfg: Config, number: int, whose: str, report: Report) -> None:
     report.error(
         f'Heads must have as many classes as the data; {whose} '
         f'{"have" if " and " in whose else "has"} '
-        f'{counted(number, "class", "classes")}, the model has {places}, so '
-        f'set {"them" if len(wrong) > 1 else "it"} to {number}.'
+        f'{counted(number, "class", "classes")}, and the model has {places}, '
+        f'so set {"them" if len(wrong) > 1 else "it"} to {number}.'
     )
 
 
