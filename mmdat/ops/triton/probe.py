@@ -268,7 +268,9 @@ def _run_sampling(case: Case) -> Pairs:
     return _side_by_side(case, sample_at_points, sample_plainly, shapes, 1)
 
 
-def layer_norm_failure(x: Tensor, dtype: torch.dtype) -> str | None:
+def layer_norm_failure(
+    x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> str | None:
     """Does the same as ``deformable_failure``, for LayerNorm in `dtype`."""
     if INTERPRETED:
         return None
