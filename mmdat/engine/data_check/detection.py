@@ -235,7 +235,9 @@ def check_part(part: Part, report: Report) -> int | None:
                 f'{"learn" if part.split == "train" else "detect"}; check '
                 f'image_id and category_id.'
             )
-        elif not any(file.objects_of[i] for i in ids):
+        elif any(file.objects_of[i] for i in ids):
+            _look_at_classes(part, file, report)
+        else:
             tell = report.error if part.split == 'train' else report.warn
             tell(
                 f'Some objects must count; all of {file.path} that belong to '
@@ -245,6 +247,22 @@ def check_part(part: Part, report: Report) -> int | None:
             )
     check_coco_pictures(part, file, report)
     return number
+
+
+def _look_at_classes(part: Part, file: CocoFile, report: Report) -> None:
+    """Warns of classes without objects to learn."""
+    lacking = [
+        name
+        for ident, name in file.categories
+        if ident in chosen(part, file) and not file.objects_of[ident]
+    ]
+    if lacking and part.split == 'train':
+        report.warn(
+            f'{file.path} has no object of '
+            f'{counted(len(lacking), "class", "classes")} of {part.place} '
+            f'({listed(lacking)}), so the model cannot learn '
+            f'{"it" if len(lacking) == 1 else "them"}.'
+        )
 
 
 def _tell_no_annotations(file: CocoFile, place: str, report: Report) -> None:
