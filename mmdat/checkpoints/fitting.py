@@ -125,6 +125,8 @@ def _odd_values(
         if not value.is_floating_point():
             unsuited.append(own)
         elif not value.is_meta and value.layout == torch.strided:
+            if value.element_size() == 1:  # float8 lacks these operations
+                value = value.float()
             bad = value.isnan() if not trained else ~value.isfinite()
             if bad.any():
                 infinite.append(own)
