@@ -14,6 +14,7 @@ from mmdat.engine.data_check.heads import (
     check_weights,
     heads_of,
 )
+from mmdat.engine.data_check.metrics import check_best, check_evaluators
 from mmdat.engine.data_check.report import Report
 from mmdat.engine.data_check.schedule import check_warm_up
 
@@ -43,6 +44,8 @@ def test_our_configs_agree_with_themselves(name):
     check_heads(cfg, numbers.pop(), 'it', report)
     check_ignored(cfg, 255, 'it', report)
     check_weights(cfg, report)
+    check_evaluators(cfg, 'val', report)
+    check_best(cfg, report)
     assert not report.errors
     assert unused_maps(cfg, len(channels_of(cfg))) == []
 
