@@ -143,11 +143,12 @@ def test_panoptic_loss():
     model = cfg.model
     model.backbone.arch = small.model.backbone.arch
     head, own = model.panoptic_head, small.model.panoptic_head
-    head.in_channels, head.num_queries = own.in_channels, 10
-    head.pixel_decoder, head.transformer_decoder = (
-        own.pixel_decoder,
-        own.transformer_decoder,
-    )
+    for key in (
+        *('in_channels', 'feat_channels', 'out_channels'),
+        *('positional_encoding', 'pixel_decoder', 'transformer_decoder'),
+    ):
+        head[key] = own[key]
+    head.num_queries = 10
     model.train_cfg.num_points = 100
     model.data_preprocessor.batch_augments[0].size = (96, 96)
     built = family.build(cfg).train()
