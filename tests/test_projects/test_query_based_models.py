@@ -19,9 +19,11 @@ from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
+from mmdat.analysis.forward import build_model  # noqa: E402
 from mmdat.datasets.digits import DigitsOptions, make_digits  # noqa: E402
 from mmdat.engine.configuration import load_config  # noqa: E402
 from mmdat.engine.data_files import set_data_root  # noqa: E402
+from mmdat.engine.inference import look  # noqa: E402
 from mmdat.models.arch import resolve_arch  # noqa: E402
 
 PROJECTS = Path(__file__).parents[2] / 'projects'
@@ -133,6 +135,17 @@ def test_trains_and_tests(name, digits, tmp_path, monkeypatch):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     metric = 'mIoU' if seg else 'coco/bbox_mAP'
     assert not math.isnan(runner.test()[metric])
+
+
+@pytest.mark.parametrize('name', DIGITS)
+def test_pictures(name, digits, tmp_path):
+    """As in demo/image_demo.py, which builds the model twice."""
+    cfg = load_config(str(LEAVES[name]))
+    model, file = build_model(cfg), tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=model.state_dict()), file)
+    picture = next((digits / 'coco' / 'val2017').iterdir())
+    sight = look(cfg, str(file), str(picture), score=0.0)
+    assert sight.drawing.std() > 0 and sight.lines
 
 
 def test_panoptic_loss():
