@@ -7,6 +7,7 @@ number, the heads get the largest number of proposals that they allow.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,8 @@ def build_model(cfg: Config) -> nn.Module:
         )
     enter_scope(cfg.get('default_scope'))
     try:
-        return MODELS.build(cfg.model)
+        # A copy, as some models write into their settings (mmdet's DINO).
+        return MODELS.build(deepcopy(cfg.model))
     except (TypeError, ValueError, KeyError, ImportError) as error:
         raise UserError(
             f'The model of {cfg.filename} cannot be built: {error}'
