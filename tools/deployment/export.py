@@ -8,6 +8,8 @@ PyTorch; what does not agree is not written.
 import argparse
 from pathlib import Path
 
+import cv2
+import torch
 from mmengine.config import DictAction
 
 from mmdat.analysis.forward import build_model
@@ -35,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         '--part',
         choices=PARTS,
         default='whole',
-        help='what to export; detectors: backbone or neck; default whole',
+        help='what to export; default whole',
     )
     parser.add_argument(
         '--shape',
@@ -50,6 +52,12 @@ def parse_args() -> argparse.Namespace:
         '--fixed', action='store_true', help='one size and batch only'
     )
     parser.add_argument(
+        '--picture',
+        metavar='FILE',
+        help='picture to compare on, resized; whole detectors must find '
+        'something in it; default noise',
+    )
+    parser.add_argument(
         '--out', type=Path, help='the file; default work_dirs/CONFIG.SUFFIX'
     )
     parser.add_argument(
@@ -59,6 +67,14 @@ def parse_args() -> argparse.Namespace:
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()
+
+
+def read_picture(path: str) -> torch.Tensor:
+    """Returns a picture (3, H, W), BGR from 0 to 255."""
+    picture = cv2.imread(path)
+    if picture is None:
+        raise UserError(f'--picture takes a picture file; got {path}.')
+    return torch.from_numpy(picture).permute(2, 0, 1)
 
 
 def main() -> None:
@@ -86,6 +102,7 @@ def main() -> None:
         args.part,
         (args.shape[0], args.shape[-1]),
         args.fixed,
+        None if args.picture is None else read_picture(args.picture),
     )
     for shape, (apart, largest) in done.checks.items():
         print(

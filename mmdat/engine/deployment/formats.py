@@ -70,7 +70,9 @@ def _write_onnx(
     }
     for name in part.outputs:
         axes[name] = {0: 'batch'} if 0 in dynamic else {}
-        if part.task == 'segmentation':
+        if part.task == 'detection':
+            axes[name] = {0: 'detections'}
+        elif part.task == 'segmentation':
             axes[name] = dict(axes['image'])
         elif part.task == 'features':
             axes[name].update({a: f'{name}_{_AXES[a]}' for a in dynamic if a})
