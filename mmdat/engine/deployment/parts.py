@@ -3,7 +3,7 @@
 
 A picture is (B, 3, H, W) in float32 from 0 to 255, as OpenCV reads it (BGR).
 The modules contain the normalisation of the model's data preprocessor, but not
-its resizing and padding.
+its resizing; detectors also contain its padding.
 """
 
 from collections.abc import Callable, Sequence

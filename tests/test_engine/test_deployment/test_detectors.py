@@ -194,7 +194,7 @@ def test_the_demo_model_on_a_picture(tmp_path):
         timeout=500,
     )
     assert done.returncode == 0, done.stderr
-    assert '1 x 3 x 160 x 192: at most ' in done.stdout
+    assert '1 x 3 x 160 x 192: ' in done.stdout
     small = cv2.resize(cv2.imread(str(picture)), (201, 149))
     got, _ = run_alone(path, small, tmp_path)
     model = build_model(load_config(config, None)).eval()
@@ -254,11 +254,11 @@ class Altered(torch.nn.Module):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda b, s, n: (b + 0.1, s, n), '0.1 off PyTorch'),
-        (lambda b, s, n: (b, s * 0.999, n), 'off PyTorch'),
+        (lambda b, s, n: (b + 0.1, s, n), r'\b0\.1\b'),
+        (lambda b, s, n: (b, s * 0.999, n), 'PyTorch'),
         (lambda b, s, n: (b[1:], s[1:], n[1:]), 'finds .* objects'),
         (lambda b, s, n: (b, s, (n + 1) % 5), 'or other classes'),
-        (lambda b, s, n: (b[:, [1, 0, 3, 2]], s, n), 'off PyTorch'),
+        (lambda b, s, n: (b[:, [1, 0, 3, 2]], s, n), 'PyTorch'),
     ],
 )
 def test_a_wrong_file_is_refused(change, message):
