@@ -50,21 +50,18 @@ def listed(layers: nn.Module) -> list[nn.Module]:
 
 def _refuse(rule: str, got: object) -> None:
     raise UserError(
-        f'A whole detector is exported with {rule}; this one has {got}: '
-        f'export --part backbone or --part neck instead.'
+        f'--part whole supports detectors with {rule}; this one has {got}, so '
+        f'use --part backbone or --part neck.'
     )
 
 
 def _same(part: nn.Module, base: type, *methods: str) -> None:
     """Refuses a class that replaces methods of its base."""
     if not isinstance(part, base):
-        _refuse(f'{base.__name__} or a class of it', type(part).__name__)
+        _refuse(f'a {base.__name__}', type(part).__name__)
     for name in methods:
         if getattr(type(part), name) is not getattr(base, name):
-            _refuse(
-                f'the method {name} of {base.__name__}',
-                f'that of {type(part).__name__}',
-            )
+            _refuse(f'{base.__name__}.{name}', f'{type(part).__name__}.{name}')
 
 
 def _exactly(part: object, kind: type, **settings: Any) -> None:

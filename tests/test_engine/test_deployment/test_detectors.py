@@ -322,7 +322,7 @@ def test_other_formats_are_refused(tmp_path):
         (RETINANET, {'test_cfg.nms.max_num': 5}, 'has max_num'),
         (RETINANET, {'test_cfg.with_nms': False}, 'has with_nms'),
         (RETINANET, {'test_cfg.nms_pre': -1}, 'nms_pre of at least 1'),
-        (RETINANET, {'bbox_head': ATSS}, 'that of ATSSHead'),
+        (RETINANET, {'bbox_head': ATSS}, 'ATSSHead.forward'),
         (RETINANET, {'bbox_head.loss_cls': SOFTMAX}, 'sigmoid scores'),
         (RETINANET, {'bbox_head.bbox_coder.clip_border': False}, 'clip_bord'),
         (
