@@ -21,6 +21,14 @@ from mmdat.engine.weights import check_fits
 from mmdat.utils.errors import UserError, one_sentence_errors
 
 
+def read_picture(path: str) -> torch.Tensor:
+    """Returns a picture (3, H, W), BGR from 0 to 255."""
+    picture = cv2.imread(path)
+    if picture is None:
+        raise UserError(f'--picture takes a picture file; got {path}.')
+    return torch.from_numpy(picture).permute(2, 0, 1)
+
+
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -52,12 +60,6 @@ def parse_args() -> argparse.Namespace:
         '--fixed', action='store_true', help='one size and batch only'
     )
     parser.add_argument(
-        '--picture',
-        metavar='FILE',
-        help='picture to compare on, resized; whole detectors must find '
-        'something in it; default noise',
-    )
-    parser.add_argument(
         '--out', type=Path, help='the file; default work_dirs/CONFIG.SUFFIX'
     )
     parser.add_argument(
@@ -66,15 +68,13 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
+    parser.add_argument(
+        '--picture',
+        metavar='FILE',
+        help='picture to compare on, resized; whole detectors must find '
+        'something in it; default noise',
+    )
     return parser.parse_args()
-
-
-def read_picture(path: str) -> torch.Tensor:
-    """Returns a picture (3, H, W), BGR from 0 to 255."""
-    picture = cv2.imread(path)
-    if picture is None:
-        raise UserError(f'--picture takes a picture file; got {path}.')
-    return torch.from_numpy(picture).permute(2, 0, 1)
 
 
 def main() -> None:
