@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from mmengine.config import DictAction
 
@@ -23,7 +24,8 @@ from mmdat.utils.errors import UserError, one_sentence_errors
 
 def read_picture(path: str) -> torch.Tensor:
     """Returns a picture (3, H, W), BGR from 0 to 255."""
-    picture = cv2.imread(path)
+    content = np.fromfile(path, np.uint8) if Path(path).is_file() else ()
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     if picture is None:
         raise UserError(f'--picture takes a picture file; got {path}.')
     return torch.from_numpy(picture).permute(2, 0, 1)
@@ -85,6 +87,7 @@ def main() -> None:
             f'--shape takes a height and a width, or one number for both, in '
             f'pixels; got {" ".join(map(str, args.shape))}.'
         )
+    example = None if args.picture is None else read_picture(args.picture)
     cfg = load_config(args.config, args.cfg_options)
     checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
     model = build_model(cfg)
@@ -102,7 +105,7 @@ def main() -> None:
         args.part,
         (args.shape[0], args.shape[-1]),
         args.fixed,
-        None if args.picture is None else read_picture(args.picture),
+        example,
     )
     for shape, (apart, largest) in done.checks.items():
         print(
