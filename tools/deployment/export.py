@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Exports a trained model to ONNX, torch.export or compiled code.
 
-The file is run at three sizes, odd ones among them, and compared with
-PyTorch; what does not agree is not written.
+The command runs the file at three sizes, odd sizes included, and compares it
+with PyTorch. It writes no file that does not agree.
 """
 
 import argparse
@@ -55,14 +55,18 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=[224],
         metavar='SIDE',
-        help='height and width of the picture it is made with, or one number '
-        'for both; other sizes run too, unless --fixed; default 224',
+        help='height and width of the example picture, or one number for '
+        'both; the file accepts other sizes too, unless --fixed; default 224',
     )
     parser.add_argument(
-        '--fixed', action='store_true', help='one size and batch only'
+        '--fixed',
+        action='store_true',
+        help='accept only the size of --shape and one picture',
     )
     parser.add_argument(
-        '--out', type=Path, help='the file; default work_dirs/CONFIG.SUFFIX'
+        '--out',
+        type=Path,
+        help='file to write; default work_dirs/CONFIG.SUFFIX',
     )
     parser.add_argument(
         '--cfg-options',
@@ -80,7 +84,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Exports, checks, and says how far apart the two are."""
+    """Exports a file, checks it and prints the differences."""
     args = parse_args()
     if len(args.shape) > 2 or min(args.shape) < 1:
         raise UserError(
@@ -109,16 +113,16 @@ def main() -> None:
     )
     for shape, (apart, largest) in done.checks.items():
         print(
-            f'{" x ".join(map(str, shape))}: at most {apart:.2g} off PyTorch, '
-            f'numbers up to {largest:.3g}'
+            f'{" x ".join(map(str, shape))}: differs from PyTorch by at most '
+            f'{apart:.2g}, outputs up to {largest:.3g}'
         )
     size = done.path.stat().st_size / 2**20
     opset = f', opset {OPSET}' if args.format == 'onnx' else ''
     print(f'{done.path}: {size:.1f} MB{opset}, {done.task}')
     if done.crop:
         print(
-            f'It takes crops of {done.crop[0]} x {done.crop[1]}; run_onnx.py '
-            f'slides them over a picture as the config says.'
+            f'It accepts crops of {done.crop[0]} x {done.crop[1]}; '
+            f'run_onnx.py slides them over a picture as in the config.'
         )
 
 

@@ -77,11 +77,11 @@ def export(
     FORMATS[form].check(form)
     if path.suffix != FORMATS[form].suffix:
         raise UserError(
-            f'A file of --format {form} ends in {FORMATS[form].suffix}; got '
-            f'{path.name}.'
+            f'A file of --format {form} must end in {FORMATS[form].suffix}; '
+            f'got {path.name}.'
         )
     if not path.parent.is_dir():
-        raise UserError(f'There is no folder {path.parent} to write to.')
+        raise UserError(f'The folder {path.parent} must exist; create it.')
     deployable = part_of(model, part)
     dynamic: tuple[int, ...] = () if fixed else (0, 2, 3)
     if deployable.task == 'detection':
@@ -129,7 +129,7 @@ def _write_and_check(
         raise
     except Exception as error:  # exporters raise any exception
         raise UserError(
-            f'--format {form} cannot hold this model: {_first_line(error)}; '
+            f'--format {form} cannot export this model: {_first_line(error)}; '
             f'try --part backbone, --fixed or another format.'
         ) from error
     return {
@@ -218,9 +218,9 @@ def _compare(
         tolerance = INSIDE_BOXES.get(output, TOLERANCE)
         if not apart <= tolerance * max(scale, 1e-6):
             raise UserError(
-                f'The file of --format {form} is {apart:.2g} off PyTorch at '
-                f'{name}, where numbers are up to {scale:.2g}; nothing was '
-                f'written, try --fixed.'
+                f'The file of --format {form} differs from PyTorch by '
+                f'{apart:.2g} at {name}, where outputs are up to {scale:.2g}; '
+                f'nothing was written, try --fixed.'
             )
         worst, largest = max(worst, apart), max(largest, scale)
     return worst, largest

@@ -96,8 +96,8 @@ def _write_onnx(
     foreign = {n.domain for n in model.graph.node} - {'', 'ai.onnx'}
     if foreign:
         raise UserError(
-            f'Only standard operators are exported; this model needs those '
-            f'of {", ".join(sorted(foreign))}.'
+            f'A file may contain only standard operators; this model needs '
+            f'operators of {", ".join(sorted(foreign))}.'
         )
     onnx.helper.set_model_props(model, notes)
     onnx.save(model, str(path))

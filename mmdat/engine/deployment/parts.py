@@ -108,7 +108,7 @@ def _features(model: nn.Module, part: str) -> Deployable:
     backbone = getattr(model, 'backbone', None)
     if backbone is None or part == 'neck' and not hasattr(model, 'neck'):
         raise UserError(
-            f'--part {part} takes a model that has one; '
+            f'--part {part} needs a model with a {part}; '
             f'{type(model).__name__} has none.'
         )
 
@@ -126,8 +126,9 @@ def _features(model: nn.Module, part: str) -> Deployable:
 def _segmentor(model: nn.Module) -> Deployable:
     if not hasattr(model, '_forward'):
         raise UserError(
-            f'--part whole takes segmentors of encoder and decoder; '
-            f'{type(model).__name__} is another, take --part backbone.'
+            f'--part whole supports segmentors with an encoder and a decoder; '
+            f'{type(model).__name__} has another structure, so use --part '
+            f'backbone.'
         )
 
     def run(x: Tensor) -> Tensor:

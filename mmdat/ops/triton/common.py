@@ -39,6 +39,8 @@ def declines(x: Tensor) -> str | None:
         return 'Triton is not installed.'
     if not HAS_OPERATORS:
         return f'PyTorch 2.4 or newer is needed; this is {torch.__version__}.'
+    if is_exporting():
+        return 'an exported graph needs plain operations; set backend=None.'
     if not INTERPRETED and not (x.is_cuda and torch.version.cuda):
         on = 'an AMD GPU' if x.is_cuda else x.device
         return f'Tensors must be on an NVIDIA GPU; got {on}.'
