@@ -36,9 +36,12 @@ def build_model(cfg: Config) -> nn.Module:
             f'config outside _base_.'
         )
     enter_scope(cfg.get('default_scope'))
+    # A copy, as some models write into their settings (mmdet's DINO).
+    settings = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:  # as mmengine's runner does
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     try:
-        # A copy, as some models write into their settings (mmdet's DINO).
-        return MODELS.build(deepcopy(cfg.model))
+        return MODELS.build(settings)
     except (TypeError, ValueError, KeyError, ImportError) as error:
         raise UserError(
             f'The model of {cfg.filename} cannot be built; correct its '
