@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Which part of a model multiply-adds and parameters belong to."""
+"""Assigns multiply-adds and parameters to the parts of a model."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -34,10 +34,10 @@ class Row:
 
     Attributes:
         part: Child of the model, such as ``'backbone'``.
-        kind: What of it, such as ``'MLPs'``; may be empty.
-        term: What of that, such as ``'q k^T'``; may be empty.
-        multiply_adds: Their number.
-        parameters: Learnable numbers.
+        kind: Kind of layers in the part, such as ``'MLPs'``; may be empty.
+        term: Term of the kind, such as ``'q k^T'``; may be empty.
+        multiply_adds: Number of multiply-adds.
+        parameters: Number of learnable values.
     """
 
     part: str
@@ -48,14 +48,14 @@ class Row:
 
 
 def break_down(model: nn.Module, counts: dict[str, ModuleCount]) -> list[Row]:
-    """Sorts the counts of a model, and its parameters, into rows.
+    """Divides the multiply-adds and parameters of a model into rows.
 
     Args:
         model: The model.
-        counts: What ``mmdat.analysis.counting.count`` says of it.
+        counts: Result of ``mmdat.analysis.counting.count`` for the model.
 
     Returns:
-        Rows in the order of the forward pass; they add up to the model.
+        Rows in the order of the forward pass. Their sum is the whole model.
     """
     modules = dict(model.named_modules())
     rows: dict[tuple[str, str, str], Row] = {}
@@ -80,7 +80,7 @@ def break_down(model: nn.Module, counts: dict[str, ModuleCount]) -> list[Row]:
 
 
 def add_up(rows: list[Row], by: str) -> dict[str, int]:
-    """Multiply-adds for each ``part``, ``kind`` or ``term``."""
+    """Returns the multiply-adds of each ``part``, ``kind`` or ``term``."""
     sums: dict[str, int] = defaultdict(int)
     for row in rows:
         sums[getattr(row, by)] += row.multiply_adds
@@ -95,7 +95,7 @@ def _position(model: nn.Module, row: Row) -> tuple[int, int]:
 
 
 def _around(modules: dict[str, nn.Module], name: str) -> Iterator[str]:
-    """The names of a module and those it is in, the innermost first."""
+    """Yields the names of a module and of its parents, innermost first."""
     while name:
         yield name
         name = name.rpartition('.')[0]
@@ -103,7 +103,7 @@ def _around(modules: dict[str, nn.Module], name: str) -> Iterator[str]:
 
 
 def _place(modules: dict[str, nn.Module], name: str) -> tuple[str, str]:
-    """Part and kind of a module."""
+    """Returns part and kind of a module."""
     path = name.split('.')
     part = '.'.join(path[: 2 if path[0] == 'roi_head' else 1])
     names = list(_around(modules, name))
@@ -129,11 +129,11 @@ def _place(modules: dict[str, nn.Module], name: str) -> tuple[str, str]:
 
 
 def _layer_term(modules: dict[str, nn.Module], name: str) -> str:
-    """Term of the layers of an attention, otherwise empty."""
+    """Returns the term of a layer of an attention; empty for others."""
     for inside in _around(modules, name):
         if isinstance(modules.get(inside), tuple(_ATTENTION)):
             part = name.removeprefix(inside).removeprefix('.').split('.')[0]
-            # Outside its layers an attention does nothing but biases.
+            # What an attention computes outside its layers is the bias.
             return {
                 'conv_offset': 'offsets',
                 'rpe_table': 'position bias',
@@ -145,9 +145,9 @@ def _layer_term(modules: dict[str, nn.Module], name: str) -> str:
 def _products(
     module: nn.Module | None, number: ModuleCount
 ) -> Iterator[tuple[str, int]]:
-    """Terms of matrix products and sampling."""
+    """Yields terms of matrix products and sampling, with their numbers."""
     if isinstance(module, tuple(_ATTENTION)):
-        # Keys and values have equally many channels, so each is a half.
+        # Keys and values have as many channels, so each product is a half.
         yield 'q k^T', number.products // 2
         yield 'weights v', number.products - number.products // 2
     else:

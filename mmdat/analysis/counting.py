@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Counting multiply-adds operator by operator, without computing anything."""
+"""Counts multiply-adds operator by operator, without computing values."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +30,8 @@ _SAMPLERS = (
     '_grid_sampler_2d_cpu_fallback',
     'cudnn_grid_sampler',
 )
-# The forms that F.scaled_dot_product_attention takes and torch's counter
-# does not know; the rest of them it knows or sees as matrix products.
+# Operators of F.scaled_dot_product_attention that torch's counter does not
+# know. It knows the other ones, or sees their matrix products.
 _FUSED_ATTENTION = (
     '_scaled_dot_product_flash_attention_for_cpu',
     '_scaled_dot_product_fused_attention_overrideable',
@@ -43,13 +43,14 @@ _WITH_BACKENDS = (DeformableAttention, NeighborhoodAttention, WindowAttention)
 
 @dataclass
 class ModuleCount:
-    """Multiply-adds of a module itself, without its submodules.
+    """Multiply-adds of a module, without those of its submodules.
 
     Attributes:
-        products: Of attention, ``q k^T`` and ``weights v``, and other batched
-            matrix products of two activations.
-        sampling: Of bilinear sampling, four for each sampled value.
-        layers: Of convolutions and linear layers.
+        products: Those of attention (``q k^T`` and ``weights v``) and of other
+            batched matrix products of two activations.
+        layers: Those of convolutions and linear layers.
+        sampling: Those of bilinear sampling, four for each sampled value, by
+            the number of sampled channels.
     """
 
     products: int = 0
@@ -58,12 +59,12 @@ class ModuleCount:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all three."""
         return self.products + self.layers + sum(self.sampling.values())
 
 
 class _Root(nn.Module):
-    """Gives the counter a module to start from, whatever is run."""
+    """A module that the counter can start from, whatever `run` calls."""
 
     def __init__(self, model: nn.Module, run: Callable[..., Any]) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class _Root(nn.Module):
         self.run = run
 
     def forward(self, *inputs: Any) -> None:
-        """Runs."""
+        """Calls the function."""
         self.run(self.model, *inputs)
 
 
@@ -82,27 +83,26 @@ def count(
     *,
     fake: bool = True,
 ) -> dict[str, ModuleCount]:
-    """Counts the multiply-adds of a model on an input of some shape.
+    """Counts the multiply-adds of a model for one input shape.
 
-    Convolutions, linear layers, matrix products, fused attention and bilinear
-    sampling are counted; norms, activations, softmax, additions and
-    interpolation to another map size are not, as is usual.
+    The count includes convolutions, linear layers, matrix products, fused
+    attention and bilinear sampling. As usual, it does not include norms,
+    activations, softmax, additions and interpolation.
 
-    The attentions of this package are counted by their formulas, not by the
-    backend that would run: the count uses the reference backend, which
-    computes exactly the scores of the formula. Window attention includes the
-    padding of the map, in projections and in products.
+    The attentions of this package run on the reference backend, which computes
+    exactly the scores of their formulas. The count of window attention
+    includes the padding of the map, in projections and in products.
 
     Args:
-        model: The model, on the CPU; it is put into eval mode.
-        shape: Of the random input, e.g. (1, 3, 224, 224).
-        run: Called with model and input; None calls the model.
-        fake: Follow shapes only, which takes a few seconds for any size. False
-            computes all values, with the same result.
+        model: The model, on the CPU; this function sets it to eval mode.
+        shape: Shape of the random input, e.g. (1, 3, 224, 224).
+        run: Function of model and input; None calls the model.
+        fake: Whether to compute only shapes, which takes a few seconds for any
+            size. With False all values are computed; the count is the same.
 
     Returns:
-        For each module by its name (``''`` is the model) the multiply-adds
-        outside its submodules. Modules without any are left out.
+        The multiply-adds of each module outside its submodules, by the name of
+        the module (``''`` is the model). Modules without any are left out.
     """
     sampling: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
 
@@ -139,10 +139,11 @@ def count(
 
 
 def _follow_modules(counter: FlopCounterMode, root: nn.Module) -> None:
-    """Lets the counter of torch before 2.4 know which module is running.
+    """Tells the counter of torch before 2.4 which module is running.
 
-    Its own hooks, which also follow gradients, unpack the only argument of a
-    module if that is a tuple, such as the maps that a feature pyramid takes.
+    The hooks of that counter also follow gradients. They unpack the only
+    argument of a module if it is a tuple, such as the maps for a feature
+    pyramid.
     """
 
     def enter(name: str) -> Callable[..., None]:
@@ -160,13 +161,13 @@ def _follow_modules(counter: FlopCounterMode, root: nn.Module) -> None:
 
 
 def _operators(names: Sequence[str]) -> list[Any]:
-    """Those of some operators that this version of torch has."""
+    """Returns the operators with these names that this torch has."""
     return [getattr(aten, name) for name in names if hasattr(aten, name)]
 
 
 @contextmanager
 def _by_the_formula(model: nn.Module) -> Iterator[None]:
-    """Lets the attentions of a model do what their formulas say."""
+    """Makes the attentions of a model compute exactly their formulas."""
     attentions = [m for m in model.modules() if isinstance(m, _WITH_BACKENDS)]
     backends = [attention.backend for attention in attentions]
     try:
@@ -182,7 +183,7 @@ def _by_the_formula(model: nn.Module) -> Iterator[None]:
 def _own(
     flops: dict[str, dict[Any, int]], sampling: dict[str, dict[int, int]]
 ) -> dict[str, ModuleCount]:
-    """Takes from each module what its submodules did."""
+    """Subtracts from each module the operations of its submodules."""
     flops.pop('Global', None)
     own = {name: defaultdict(int, ops) for name, ops in flops.items()}
     for name, ops in flops.items():
@@ -211,5 +212,5 @@ def _own(
 
 
 def total(counts: dict[str, ModuleCount]) -> int:
-    """The sum of all multiply-adds that [`count`][] found."""
+    """Returns the sum of the multiply-adds that [`count`][] returned."""
     return sum(module.total for module in counts.values())

@@ -1,12 +1,13 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Sending random input through whole models, by shapes alone.
+"""Sends random input through whole models; only shapes matter.
 
-The cost of a detector depends on its number of proposals. For a comparable
-number, the heads get the largest number of proposals that they allow.
+The cost of a detector depends on its number of proposals. To make counts
+comparable, the heads get the largest number of proposals that they allow.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..models import DAT
 from ..utils.errors import UserError
 from ..utils.packages import enter_scope
 
-# (H, W) at which the tables of papers are made.
+# (H, W) of the images in the tables of papers.
 USUAL_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
 
 
@@ -31,20 +32,22 @@ def build_model(cfg: Config) -> nn.Module:
     """
     if cfg.get('model') is None:
         raise UserError(
-            f'A config to count needs a model and {cfg.filename} has none; '
-            f'name one of the configs outside _base_.'
+            f'The config must have a model; {cfg.filename} has none, so use a '
+            f'config outside _base_.'
         )
     enter_scope(cfg.get('default_scope'))
     try:
-        return MODELS.build(cfg.model)
+        # A copy, as some models write into their settings (mmdet's DINO).
+        return MODELS.build(deepcopy(cfg.model))
     except (TypeError, ValueError, KeyError, ImportError) as error:
         raise UserError(
-            f'The model of {cfg.filename} cannot be built: {error}'
+            f'The model of {cfg.filename} cannot be built; correct its '
+            f'settings: {error}'
         ) from error
 
 
 def usual_shape(cfg: Config, model: nn.Module) -> tuple[int, int]:
-    """(H, W) at which models for this task are compared."""
+    """Returns the usual (H, W) for comparing models of this task."""
     if cfg.get('default_scope') in USUAL_SHAPES:
         return USUAL_SHAPES[cfg.default_scope]
     for module in model.modules():
@@ -55,10 +58,10 @@ def usual_shape(cfg: Config, model: nn.Module) -> tuple[int, int]:
 
 
 def forward_whole(model: nn.Module, images: Tensor) -> Any:
-    """Does everything a test does but choosing and suppressing boxes.
+    """Runs a model as in a test, without selecting and suppressing boxes.
 
     Args:
-        model: Detector, segmentor, classifier or any other module.
+        model: A detector, segmentor, classifier or any other module.
         images: Preprocessed images (B, 3, H, W).
     """
     if hasattr(model, 'rpn_head') and hasattr(model, 'roi_head'):
@@ -69,7 +72,7 @@ def forward_whole(model: nn.Module, images: Tensor) -> Any:
 
 
 def _two_stage(model: nn.Module, images: Tensor) -> None:
-    """RPN, box heads on all proposals, mask heads on all detections."""
+    """Runs the RPN, the box heads on all proposals and the mask heads."""
     features = model.extract_feat(images)
     model.rpn_head(features)
     heads = model.roi_head
@@ -86,7 +89,7 @@ def _two_stage(model: nn.Module, images: Tensor) -> None:
 
 @contextmanager
 def _regions_by_shape(heads: nn.Module) -> Iterator[None]:
-    """Cuts regions without looking where: RoIAlign needs real numbers."""
+    """Replaces RoIAlign, which needs values, by maps of its shape."""
 
     def cut(extractor: nn.Module, features: Any, rois: Tensor, *_) -> Tensor:
         size = extractor.roi_layers[0].output_size

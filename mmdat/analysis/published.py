@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Parameters and multiply-adds that the authors report, for comparison."""
+"""Parameters and multiply-adds that the authors report."""
 
 from typing import NamedTuple
 
-#: Where a figure was read: works and pages that quote the papers' tables.
+#: Sources of the figures: works and pages that quote the papers' tables.
 SOURCES = {
     'H': 'README of https://github.com/QingbeiGuo/HybridFormer',
     'P': 'https://paperswithcode.com and https://hyper.ai, results of the '
@@ -20,9 +20,9 @@ class Published(NamedTuple):
     Attributes:
         config: Name of our config, without suffix.
         model: The authors' name of the backbone.
-        parameters: Of the whole model in millions, None if not known.
-        flops: Multiply-adds in units of 1e9, None if not known.
-        sources: A letter of ``SOURCES`` for each of the two.
+        parameters: Parameters of the whole model in millions, None if unknown.
+        flops: Multiply-adds in units of 1e9, None if unknown.
+        sources: A letter of ``SOURCES`` for each of these two figures.
     """
 
     config: str
@@ -32,7 +32,7 @@ class Published(NamedTuple):
     sources: str = ''
 
 
-#: Title and shape of each table, and its rows.
+#: The rows of each table, by its title.
 TABLES: dict[str, tuple[Published, ...]] = {
     'Classification, at the size of training': (
         Published('classifier_dat_t_in1k', 'DAT-T', 29, 4.6, 'HH'),

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""The table of parameters and multiply-adds beside the authors'."""
+"""Writes tables that compare our counts with the authors'."""
 
 from typing import NamedTuple
 
@@ -18,13 +18,13 @@ reported | difference | without |
 
 
 class Cost(NamedTuple):
-    """What a model costs.
+    """Cost of a model.
 
     Attributes:
-        parameters: Learnable numbers.
+        parameters: Number of learnable values.
         flops: Multiply-adds.
-        products: Those of them in ``q k^T`` and ``weights v`` of deformable
-            attention, the terms that grow with the square of a map.
+        products: Multiply-adds of ``q k^T`` and ``weights v`` in deformable
+            attention, which grow with the square of the map size.
     """
 
     parameters: int
@@ -48,7 +48,7 @@ def measure(cfg: Config) -> Cost:
 
 
 def line(row: Published, cost: Cost) -> str:
-    """One line of Markdown."""
+    """Returns a row of a Markdown table."""
     marks = [f' {m}' if m in SOURCES else '' for m in row.sources] or ['', '']
     rest = cost.flops - cost.products
     cells = [

@@ -79,7 +79,7 @@ class JSONStream:
             while self._pair(found):
                 pass
         if self._peek():
-            raise DamagedJSON('goes on after its end')
+            raise DamagedJSON('has text after its end')
         return found
 
     def _pair(self, found: dict[str, Any]) -> bool:

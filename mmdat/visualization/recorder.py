@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..models import DAT
 from ..models.attention import DeformableAttention
 from ..ops.coordinates import reference_points_yx
+from ..ops.custom_op import is_exporting
 from ..utils.errors import SettingError
 from .frames import Frame, MapGrid, map_grids
 from .weights import AttentionWeights
@@ -183,7 +184,7 @@ class DATRecorder:
 
     Raises:
         ValueError: A block has no deformable attention, or, during the forward
-            pass, a query lies outside its picture.
+            pass, a query lies outside its picture or the model is exported.
 
     Examples:
         >>> import torch
@@ -253,6 +254,11 @@ class DATRecorder:
 
     def _on_input(self, _: nn.Module, args: tuple[Tensor]) -> None:
         """Sets the frames of a batch, and checks that queries are visible."""
+        if is_exporting():
+            raise ValueError(
+                'A model cannot be traced or exported while a DATRecorder '
+                'records it; export outside its with block.'
+            )
         batch, _, height, width = args[0].shape
         frames = self._frames or Frame((height, width))
         frames = (frames,) * batch if isinstance(frames, Frame) else frames

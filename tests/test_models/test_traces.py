@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmdat.models import DAT
+from mmdat.visualization import DATRecorder
 
 SMALL = dict(embed_dims=[16] * 4, num_heads=2, mlp_ratio=1)
 BIASES = ['table', 'none', 'log_continuous', 'depthwise_conv']
@@ -50,3 +51,27 @@ def test_a_trace_is_right_at_any_size(name, family, tmp_path):
             images = torch.rand(batch, 3, *sides)
             for got, wanted in zip(trace(images), model(images), strict=True):
                 torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def deformable(**kwargs):
+    """A model with deformable attention, which has the most backends."""
+    model = DAT(
+        arch=dict(SMALL, depths=[1] * 4, attentions=['D'] * 4),
+        img_size=64,
+        **kwargs,
+    )
+    return model.eval().requires_grad_(False)
+
+
+def trace(model):
+    return torch.jit.trace(model, torch.rand(1, 3, 48, 80), check_trace=False)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_what_cannot_be_exported_is_refused():
+    with pytest.raises(ValueError, match='plain operations; set backend=None'):
+        trace(deformable(backend='separable'))
+    model = deformable()
+    with DATRecorder(model), pytest.raises(ValueError, match='cannot be tr'):
+        trace(model)

@@ -90,7 +90,7 @@ def test_whatever_breaks_off_is_noticed(tmp_path):
         (('"id": 7', '"id": }'), "in entry 7 of 'annotations'"),
         (('}, {"id": 9', '} {"id": 9'), 'a comma or bracket is missing'),
         (('"licenses": ', '"licenses" '), "colon after 'licenses'"),
-        (('12345678}', '12345678} x'), 'goes on after its end'),
+        (('12345678}', '12345678} x'), 'has text after its end'),
         (('{"info"', '["info"'), 'holds a list'),
         (('{"info"', '<html>'), "starts with '<'"),
         (('12345678}', '12345678'), 'is truncated'),

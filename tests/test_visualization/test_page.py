@@ -124,8 +124,8 @@ def test_curves_are_drawn_as_typed(tmp_path):
         ]
         (path / 'scalars.json').write_text('\n'.join(lines))
     said = as_typed(tmp_path, TRAINING)
-    assert said[0].startswith('1 curve(s) of 1 run(s)')
-    assert said[1].startswith('2 curve(s) of 2 run(s)')
+    assert said[0].startswith('Curves: 1, runs: 1; ')
+    assert said[1].startswith('Curves: 2, runs: 2; ')
     assert cv2.imread(str(tmp_path / 'curves.png')).std() > 10
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Tables of parameters and multiply-adds beside those the authors report.
+"""Compares parameters and multiply-adds with those the authors report.
 
-It needs neither data nor weights, and about five minutes for all models.
+It needs no data and no weights, and takes about five minutes for all models.
 """
 
 import argparse
@@ -24,23 +24,28 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--only', default='', help='rows whose config has this in its name'
+        '--only', default='', help='only configs with this text in the name'
     )
     parser.add_argument(
-        '--write', metavar='FILE', help=f'replace what is after {BEGIN}'
+        '--write',
+        metavar='FILE',
+        help=f'replace the tables between {BEGIN} and {END} in this file',
     )
     return parser.parse_args()
 
 
 def make_tables(only: str) -> str:
-    """All tables, as Markdown."""
+    """Returns all tables as Markdown."""
     chosen = {
         title: [row for row in rows if only in row.config]
         for title, rows in TABLES.items()
     }
     number = sum(map(len, chosen.values()))
     if not number:
-        raise UserError(f'No published config has --only {only} in its name.')
+        raise UserError(
+            f'--only must be part of the name of a published config; no name '
+            f'contains {only!r}.'
+        )
     parts = []
     with tqdm(total=number, unit='model') as progress:
         for title, rows in chosen.items():
@@ -56,7 +61,7 @@ def make_tables(only: str) -> str:
 
 
 def write(path: Path, tables: str) -> None:
-    """Puts the tables between the two marks of a file."""
+    """Writes the tables between the two marks of a file."""
     text = path.read_text() if path.is_file() else ''
     pattern = f'{re.escape(BEGIN)}.*{re.escape(END)}'
     if not re.search(pattern, text, re.DOTALL):
@@ -69,7 +74,7 @@ def write(path: Path, tables: str) -> None:
 
 
 def main() -> None:
-    """Makes the tables."""
+    """Prints or writes the tables."""
     args = parse_args()
     MMLogger.get_current_instance().setLevel('WARNING')
     with one_sentence_errors('complexity_table'):

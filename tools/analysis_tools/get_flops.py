@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Counts the multiply-adds and parameters of a whole model.
 
-It needs neither data nor weights: only shapes are computed.
+It needs no data and no weights, because it computes only shapes.
 """
 
 import argparse
@@ -18,12 +18,13 @@ from mmdat.engine.configuration import load_config
 from mmdat.utils.errors import UserError, one_sentence_errors
 
 NOTE = """\
-One multiply-add is one FLOP here, as in the papers. Counted: convolutions,
-linear layers, both products of every attention by its formula and not by its
-backend, and bilinear sampling, four multiply-adds for each sampled value.
-Window attention includes the padding of the map. Not counted: norms,
-activations, softmax, interpolation, RoIAlign, non-maximum suppression. A
-two-stage detector gets its largest number of proposals and boxes.
+One multiply-add is one FLOP here, as in the papers. The count includes
+convolutions, linear layers, both products of each attention (by its formula,
+for any backend) and bilinear sampling (four multiply-adds per sampled value).
+Window attention includes the padding of the map. The count does not include
+norms, activations, softmax, interpolation, RoIAlign and non-maximum
+suppression. A two-stage detector gets its largest number of proposals and
+boxes.
 """
 
 
@@ -35,9 +36,9 @@ def parse_args() -> argparse.Namespace:
         '--shape',
         type=int,
         nargs='+',
-        help='height and width of the image, or one number for both; by '
-        'default 800 1280 for detection, 512 2048 for segmentation and the '
-        'size of training for classification',
+        help='height and width of the image, or one number for both; default '
+        '800 1280 for detection, 512 2048 for segmentation and the training '
+        'size for classification',
     )
     parser.add_argument(
         '--cfg-options',
@@ -49,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_shape(values: list[int]) -> tuple[int, int]:
-    """(H, W) of one or two numbers."""
+    """Returns (H, W), given one or two numbers."""
     if len(values) > 2 or min(values) < 1:
         raise UserError(
             f'--shape takes a height and a width, or one number for both, in '
@@ -59,7 +60,7 @@ def read_shape(values: list[int]) -> tuple[int, int]:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """Prints one line for each part, with the terms of it below."""
+    """Prints one line per part, followed by its terms."""
     whole = sum(row.multiply_adds for row in rows)
     table = Table('part', box=None, pad_edge=False)
     for head in ('GFLOPs', '%', 'parameters, M'):
@@ -90,7 +91,7 @@ def show(rows: list[Row], console: Console) -> None:
 
 
 def main() -> None:
-    """Counts and prints."""
+    """Prints the counts."""
     args = parse_args()
     MMLogger.get_current_instance().setLevel('WARNING')
     console = Console(highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Draws losses and metrics of trainings, several runs beside each other.
+"""Draws losses and metrics of one or more trainings.
 
-It reads the scalars.json that every training writes to its work dir.
+It reads the scalars.json that each training writes to its work directory.
 """
 
 import argparse
@@ -23,18 +23,20 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('work_dirs', nargs='+', help='work dirs of trainings')
+    parser.add_argument(
+        'work_dirs', nargs='+', help='work directories of trainings'
+    )
     parser.add_argument(
         '--keys',
         nargs='+',
-        help='scalars to draw, or beginnings of their names; by default the '
-        'loss and the validation metrics',
+        help='names of scalars, or how their names begin; default: the loss '
+        'and the validation metrics',
     )
     parser.add_argument(
         '--smooth',
         type=float,
         default=0.0,
-        help='moving average, from 0, none, to below 1',
+        help='strength of the moving average, from 0 (none) to below 1',
     )
     parser.add_argument(
         '--log-x', action='store_true', help='iterations on a log axis'
@@ -45,13 +47,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         default='curves.png',
-        help='file to write; its suffix is its format',
+        help='file to write; its suffix sets the format',
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Draws and says where."""
+    """Draws the curves and prints the path."""
     args = parse_args()
     with one_sentence_errors('plot_curves'):
         if Path(args.out).suffix.lower() not in SUFFIXES:
@@ -61,7 +63,7 @@ def main() -> None:
             )
         if not 0 <= args.smooth < 1:
             raise UserError(
-                f'--smooth must be from 0 to below 1; got {args.smooth}.'
+                f'--smooth must be at least 0 and below 1; got {args.smooth}.'
             )
         runs = name_apart(
             [read_run(work_dir) for work_dir in args.work_dirs],
@@ -72,7 +74,7 @@ def main() -> None:
             runs, names, args.smooth, args.log_x, args.log_y
         )
         out = save(figure, args.out)
-    print(f'{len(names)} curve(s) of {len(runs)} run(s): {out.resolve()}')
+    print(f'Curves: {len(names)}, runs: {len(runs)}; {out.resolve()}')
 
 
 if __name__ == '__main__':

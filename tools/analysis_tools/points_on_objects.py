@@ -1,9 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Measures whether sampled points and attention gather on objects.
+"""Measures whether sampled points and attention concentrate on objects.
 
-For each block it prints the share of the points, and of the attention of all
-queries, inside the masks of objects, next to the share of the picture that the
-masks cover. Without arguments it uses the pictures in demo/.
+For each block it prints the share of the picture that masks of objects cover,
+and the shares of the points and of the attention of all queries that lie in
+the masks. Without arguments it uses the pictures in demo/.
 """
 
 import argparse
@@ -33,19 +33,20 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        'config', nargs='?', help='config; without one the model in demo/'
+        'config', nargs='?', help='config; default: the model in demo/'
     )
     parser.add_argument('checkpoint', nargs='?', help='its weights')
-    parser.add_argument('--data-root', help='where the data set lies')
+    parser.add_argument('--data-root', help='folder of the data set')
     parser.add_argument(
         '--annotations',
-        help='COCO JSON of masks; by default that of the test data',
+        help='COCO JSON with masks; default: that of the test data',
     )
     parser.add_argument(
-        '--images', help='folder of the pictures; by default the test data'
+        '--images',
+        help='folder of the pictures; default: that of the test data',
     )
     parser.add_argument(
-        '--count', type=int, default=100, help='how many pictures, at most'
+        '--count', type=int, default=100, help='largest number of pictures'
     )
     parser.add_argument(
         '--cfg-options',
@@ -57,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_data(args: argparse.Namespace) -> tuple[Path, Path]:
-    """The annotations and the folder of pictures."""
+    """Returns the file of annotations and the folder of pictures."""
     demo = use_demo_files(args, ROOT, None)
     cfg = load_config(args.config, args.cfg_options)
     if args.data_root is not None:
@@ -65,7 +66,8 @@ def find_data(args: argparse.Namespace) -> tuple[Path, Path]:
     if args.annotations is not None or args.images is not None:
         if args.annotations is None or args.images is None:
             raise UserError(
-                '--annotations and --images belong together; name both.'
+                '--annotations and --images must be given together; one is '
+                'missing.'
             )
         paths = Path(args.annotations), Path(args.images)
     elif demo and args.data_root is None:
@@ -76,19 +78,19 @@ def find_data(args: argparse.Namespace) -> tuple[Path, Path]:
         root = Path(dataset.get('data_root') or '')
         if not str(dataset.get('ann_file', '')).endswith('.json'):
             raise UserError(
-                f'The masks come from annotations in COCO JSON, which the '
-                f'test data of {args.config} do not have; name some with '
-                f'--annotations and --images.'
+                f'The tool reads masks from a COCO JSON file; the test data '
+                f'of {args.config} have none, so give --annotations and '
+                f'--images.'
             )
         paths = root / dataset.ann_file, root / dataset.data_prefix.img
     for path in paths:
         if not path.exists():
-            raise UserError(f'There is no {path}; check the path.')
+            raise UserError(f'{path} does not exist; check the path.')
     return paths
 
 
 def main() -> None:
-    """Measures and prints a table."""
+    """Prints the table."""
     args = parse_args()
     use_safe_loading()
     console = Console(highlight=False)
@@ -124,9 +126,10 @@ def main() -> None:
         )
     console.print(table)
     console.print(
-        f'Inside the masks of objects, mean of {len(ids)} pictures: shares of '
-        f'the area, of the reference points, of the sampled points and of the '
-        f'attention of all queries. By chance all would be the same.'
+        f'Shares of the area, the reference points, the sampled points and '
+        f'the attention of all queries inside the masks of objects, mean of '
+        f'{len(ids)} pictures. Without a preference for objects they would '
+        f'all be equal.'
     )
 
 

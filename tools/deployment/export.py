@@ -1,13 +1,16 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Exports a trained model to ONNX, torch.export or compiled code.
 
-The file is run at three sizes, odd ones among them, and compared with
-PyTorch; what does not agree is not written.
+The command runs the file at three sizes, odd sizes included, and compares it
+with PyTorch. It writes no file that does not agree.
 """
 
 import argparse
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
 from mmengine.config import DictAction
 
 from mmdat.analysis.forward import build_model
@@ -17,6 +20,15 @@ from mmdat.engine.deployment import FORMATS, PARTS, export
 from mmdat.engine.deployment.formats import OPSET
 from mmdat.engine.weights import check_fits
 from mmdat.utils.errors import UserError, one_sentence_errors
+
+
+def read_picture(path: str) -> torch.Tensor:
+    """Returns a picture (3, H, W), BGR from 0 to 255."""
+    content = np.fromfile(path, np.uint8) if Path(path).is_file() else ()
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    if picture is None:
+        raise UserError(f'--picture takes a picture file; got {path}.')
+    return torch.from_numpy(picture).permute(2, 0, 1)
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         '--part',
         choices=PARTS,
         default='whole',
-        help='what to export; detectors: backbone or neck; default whole',
+        help='what to export; default whole',
     )
     parser.add_argument(
         '--shape',
@@ -43,14 +55,18 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=[224],
         metavar='SIDE',
-        help='height and width of the picture it is made with, or one number '
-        'for both; other sizes run too, unless --fixed; default 224',
+        help='height and width of the example picture, or one number for '
+        'both; the file accepts other sizes too, unless --fixed; default 224',
     )
     parser.add_argument(
-        '--fixed', action='store_true', help='one size and batch only'
+        '--fixed',
+        action='store_true',
+        help='accept only the size of --shape and one picture',
     )
     parser.add_argument(
-        '--out', type=Path, help='the file; default work_dirs/CONFIG.SUFFIX'
+        '--out',
+        type=Path,
+        help='file to write; default work_dirs/CONFIG.SUFFIX',
     )
     parser.add_argument(
         '--cfg-options',
@@ -58,17 +74,24 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
+    parser.add_argument(
+        '--picture',
+        metavar='FILE',
+        help='picture to compare on, resized; whole detectors must find '
+        'something in it; default noise',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Exports, checks, and says how far apart the two are."""
+    """Exports a file, checks it and prints the differences."""
     args = parse_args()
     if len(args.shape) > 2 or min(args.shape) < 1:
         raise UserError(
             f'--shape takes a height and a width, or one number for both, in '
             f'pixels; got {" ".join(map(str, args.shape))}.'
         )
+    example = None if args.picture is None else read_picture(args.picture)
     cfg = load_config(args.config, args.cfg_options)
     checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
     model = build_model(cfg)
@@ -86,19 +109,20 @@ def main() -> None:
         args.part,
         (args.shape[0], args.shape[-1]),
         args.fixed,
+        example,
     )
     for shape, (apart, largest) in done.checks.items():
         print(
-            f'{" x ".join(map(str, shape))}: at most {apart:.2g} off PyTorch, '
-            f'numbers up to {largest:.3g}'
+            f'{" x ".join(map(str, shape))}: differs from PyTorch by at most '
+            f'{apart:.2g}, outputs up to {largest:.3g}'
         )
     size = done.path.stat().st_size / 2**20
     opset = f', opset {OPSET}' if args.format == 'onnx' else ''
     print(f'{done.path}: {size:.1f} MB{opset}, {done.task}')
     if done.crop:
         print(
-            f'It takes crops of {done.crop[0]} x {done.crop[1]}; run_onnx.py '
-            f'slides them over a picture as the config says.'
+            f'It accepts crops of {done.crop[0]} x {done.crop[1]}; '
+            f'run_onnx.py slides them over a picture as in the config.'
         )
 
 

@@ -1,8 +1,8 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Times a backbone on this CPU: PyTorch, compiled, onnxruntime, OpenVINO.
+"""Times a backbone on this CPU: PyTorch, torch.compile, ONNX, OpenVINO.
 
-Weights are random, which changes no time. int8 is the dynamic quantisation of
-onnxruntime's own quantiser, of the matrix products.
+The weights are random, because they do not change the time. int8 is the
+dynamic quantisation of onnxruntime, applied to the matrix products.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from mmdat.utils.errors import UserError, one_sentence_errors
 
 
 class Host(torch.nn.Module):
-    """What a backbone is exported from."""
+    """A model with a backbone, as the exporter expects it."""
 
     def __init__(self, backbone: DAT) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Host(torch.nn.Module):
 
 
 def milliseconds(run: Callable, image: torch.Tensor, repeats: int) -> float:
-    """The median of some runs, after two to warm up."""
+    """Returns the median time of `repeats` runs after two warm-up runs."""
     times = []
     for number in range(repeats + 2):
         start = time.perf_counter()
@@ -41,7 +41,7 @@ def milliseconds(run: Callable, image: torch.Tensor, repeats: int) -> float:
 
 
 def onnx_session(path: Path, threads: int) -> Callable:
-    """Runs an ONNX file."""
+    """Returns a function that runs an ONNX file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -55,7 +55,7 @@ def onnx_session(path: Path, threads: int) -> Callable:
 def ways(
     backbone: DAT, shape: tuple[int, int], threads: int, folder: Path
 ) -> Iterator[tuple[str, Callable]]:
-    """Name and function of each way to run it."""
+    """Yields name and function of each way to run the backbone."""
     yield 'PyTorch', backbone
     path = folder / 'model.onnx'
     export(Host(backbone), path, part='backbone', shape=shape)
@@ -80,7 +80,7 @@ def ways(
 
 
 def main() -> None:
-    """Prints a line of a table for each way."""
+    """Prints a line for each way."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('arch', choices=list(DAT.arch_zoo))
     parser.add_argument('--shape', type=int, nargs=2, default=[224, 224])
@@ -89,7 +89,10 @@ def main() -> None:
     args = parser.parse_args()
     for package in ('onnx', 'onnxruntime'):
         if not find_spec(package):
-            raise UserError(f'{package} is timed too; pip install {package}.')
+            raise UserError(
+                f'The command needs {package}; install it with pip install '
+                f'{package}.'
+            )
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     backbone = DAT(args.arch).eval()

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Proves and times mmdat on a GPU in under 8 minutes.
+# Tests and times mmdat on a GPU in under 8 minutes.
 #
 #   bash tools/dev/gpu_check.sh [--out FOLDER] [--limit SECONDS] [PART ...]
-#   bash tools/dev/gpu_check.sh --dry       the same code, tiny, on a CPU
+#   bash tools/dev/gpu_check.sh --dry       runs the same code on a CPU, tiny
 #
-# The machine needs Python 3.10 or newer, PyTorch with CUDA, Triton and NumPy;
-# with timm, Swin-T is timed beside. It needs no network: where mmengine is
-# missing, it and what it imports come from wheels in .gpu/ (or in $WHEELS),
-# 0.8 MB, downloaded beforehand on a machine that has a network:
+# The machine needs Python 3.10 or newer, PyTorch with CUDA, Triton and NumPy.
+# With timm, the script also times Swin-T. It needs no network. If mmengine is
+# missing, the script installs it and its dependencies from wheels in .gpu/ (or
+# in $WHEELS). Download them (0.8 MB) on a machine that has a network:
 #
 #   echo /.gpu/ >> .git/info/exclude
 #   python3 -m pip download --no-deps -d .gpu \
 #       onedl-mmengine==0.10.12 addict termcolor yapf platformdirs
 #
-# Carry the checkout and .gpu to the machine, and there, in the checkout:
+# Copy the checkout and .gpu to the machine, and run this in the checkout:
 #
 #   bash tools/dev/gpu_check.sh --out results
 #
-# results/ then holds results.md, to paste into docs/benchmark.md,
-# results.json and log.txt. The exit status is 1 if a proof failed.
+# It writes results.md (for docs/benchmark.md), results.json and log.txt to
+# results/. The exit status is 1 if a check failed.
 set -eu
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
@@ -33,8 +33,8 @@ if ! "$python" -c 'import mmengine' 2> "$work/reason"; then
     if ! compgen -G "$wheels/*.whl" > /dev/null; then
         tail -n 1 "$work/reason" >&2
         echo "gpu_check: mmengine cannot be imported, and there are no wheels" \
-            "in $wheels; the top of tools/dev/gpu_check.sh says how to get" \
-            "them." >&2
+            "in $wheels; see the top of tools/dev/gpu_check.sh for how to" \
+            "download them." >&2
         exit 2
     fi
     "$python" -m pip install -q --no-index --no-deps --no-compile \

@@ -65,9 +65,10 @@ def _check_head(
     beyond = [i for i in indices if not -len(maps) <= i < len(maps)]
     if beyond:
         report.error(
-            f'in_index must name maps of the backbone; {place}.in_index names '
-            f'number {beyond[0]}, and the backbone outputs {len(maps)} maps, '
-            f'with {maps} channels; see out_indices.'
+            f'in_index must be the number of a map of the backbone; '
+            f'{place}.in_index has {beyond[0]}, and the backbone outputs '
+            f'{len(maps)} maps with {maps} channels, so correct in_index or '
+            f'the out_indices of the backbone.'
         )
         return
     if isinstance(wanted, int) and not several:
@@ -87,8 +88,8 @@ def _tell(
     place: str, found: Any, wanted: Any, maps: list[int], report: Report
 ) -> None:
     report.error(
-        f'in_channels must be those of the maps of the backbone, which puts '
-        f'out {maps}; {place} is {found}, so set it to {wanted}.'
+        f"in_channels must be the channels of the backbone's maps, {maps}; "
+        f'{place} is {found}, so set it to {wanted}.'
     )
 
 

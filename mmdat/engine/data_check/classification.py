@@ -79,12 +79,13 @@ def check_part(part: Part, report: Report, most: int | None) -> int | None:
     root = folder_of(part)
     if not found:
         report.error(
-            f'{part.place} needs a folder for each class; {root} has none.'
+            f'{part.place} needs a folder for each class; {root} has no '
+            f'folders, so check data_root and data_prefix.'
         )
         return 0
     if part.classes is not None and len(part.classes) != len(found):
         report.error(
-            f'A folder for each class is needed; {part.place} has '
+            f'Each class needs a folder; {part.place} has '
             f'{counted(len(part.classes), "class", "classes")}'
             f'{_whose(part)} and {root} has '
             f'{counted(len(found), "folder")} ({listed(found)}), so '
@@ -95,7 +96,7 @@ def check_part(part: Part, report: Report, most: int | None) -> int | None:
 
 def _whose(part: Part) -> str:
     own = 'metainfo' in part.settings or 'classes' in part.settings
-    return '' if own else f', those of {part.type.__name__}'
+    return '' if own else f' (those of {part.type.__name__})'
 
 
 def _advice(part: Part, number: int) -> str:
@@ -103,8 +104,8 @@ def _advice(part: Part, number: int) -> str:
     if own:
         return 'name a class for each folder'
     return (
-        f"take type='CustomDataset' for data of your own, with a head of "
-        f'num_classes={number}'
+        f"set type='CustomDataset' for your own data, and num_classes={number}"
+        f' in the head'
     )
 
 
@@ -131,13 +132,15 @@ def _count(
             empty.append(name)
     if not total:
         report.error(
-            f'A data set needs pictures; {part.place} finds none in the '
-            f'folders of {root} that ends in one of {listed(endings, 9)}.'
+            f'A data set needs at least one picture; {part.place} finds no '
+            f'file in the folders of {root} that ends in one of '
+            f'{listed(endings, 9)}; check data_prefix and extensions.'
         )
     elif empty:
         report.warn(
-            f'{root} has no pictures of {listed(empty)}; the class is never '
-            f'learnt.'
+            f'{root} has no pictures of {listed(empty)}, so the model never '
+            f'learns {"this class" if len(empty) == 1 else "these classes"}; '
+            f'add pictures or remove the empty folders.'
         )
     return total if total <= _ENOUGH else None
 
@@ -157,19 +160,23 @@ def _check_listing(
         name, _, label = line.strip().rpartition(' ')
         if not name or not label.lstrip('-').isdigit():
             report.error(
-                f'Every line of a list must be a file and its label, '
-                f'"cat/1.jpg 0"; line {number} of {listing} is {line!r:.80}.'
+                f'Every line of ann_file must be a picture and its label, '
+                f'such as "cat/1.jpg 0"; line {number} of {listing} is '
+                f'{line!r:.80}.'
             )
             break
         if limit is not None and not 0 <= int(label) < limit:
             what = 'head' if classes is None else 'data set'
             report.error(
                 f'Labels must be 0 to {limit - 1}, for the {limit} classes '
-                f'of the {what}; line {number} of {listing} is {line!r:.80}.'
+                f'of the {what}; line {number} of {listing} is {line!r:.80}, '
+                f'so correct the label or the number of classes.'
             )
             break
     if not lines:
-        report.error(f'A data set needs pictures; {listing} names none.')
+        report.error(
+            f'A data set needs at least one picture; {listing} names none.'
+        )
     else:
         _check_there(part, lines, listing, report)
     return len(lines)
@@ -184,8 +191,9 @@ def _check_there(
     name = lines[0].strip().rpartition(' ')[0]
     if name and not (root / name).is_file():
         report.error(
-            f'{listing} names pictures below {part.place}.data_prefix; the '
-            f'first, {root / name}, is not there.'
+            f'The pictures in {listing} must be below '
+            f'{part.place}.data_prefix; the first, {root / name}, does not '
+            f'exist, so check data_root and data_prefix.'
         )
 
 
@@ -214,7 +222,7 @@ def check_same_folders(parts: list[Part], report: Report) -> None:
             if len(found) != len(first[1]):
                 tell = report.error
             tell(
-                f'Classes are numbered by the names of their folders, so all '
-                f'splits need the same; {folder_of(part)} {what}, compared '
-                f'with {first[0]}.'
+                f'mmpretrain numbers classes in the order of their folders, '
+                f'so all splits need the same folders; {folder_of(part)} '
+                f'{what}, compared with {first[0]}.'
             )

@@ -102,21 +102,21 @@ def check_coco_pictures(part: Part, file: CocoFile, report: Report) -> None:
     if missing:
         ident, path = missing[0]
         report.error(
-            f'Pictures of {part.place} are missing: image {ident} of '
-            f'{file.path} was looked for at {path.absolute()}, and '
-            f'{len(missing)} of {looked} are not there; check data_prefix '
-            f'and file_name.'
+            f'Every image of {part.place} needs its picture; that of image '
+            f'{ident} of {file.path}, {path.absolute()}, does not exist '
+            f'({len(missing)} of {looked} pictures are missing); check '
+            f'data_prefix and file_name.'
         )
     if wrong:
         report.error(
-            f'{wrong[0]} ({counted(len(wrong), "picture")} of {looked}.)'
+            f'{wrong[0]} ({len(wrong)} of {looked} pictures have this fault.)'
         )
     if mirrored:
         report.warn(
-            f'{counted(len(mirrored), "picture")} of {part.place} will be '
-            f'turned or mirrored by EXIF data and their boxes not, the first '
-            f'{mirrored[0]}; if the boxes are for the pictures as stored, '
-            f"add color_type='color_ignore_orientation' to LoadImageFromFile."
+            f'EXIF data turn or mirror {counted(len(mirrored), "picture")} of '
+            f'{part.place} and not the boxes, the first is {mirrored[0]}; if '
+            f'the boxes are for the pictures as stored, add '
+            f"color_type='color_ignore_orientation' to LoadImageFromFile."
         )
 
 
@@ -129,14 +129,17 @@ def _wrong_size(
     height: Any,
 ) -> str:
     sentence = (
-        f'A picture must be loaded in the size that its boxes are for; image '
-        f'{ident}, {path}, is {width}x{height} in the annotations and '
+        f'A picture must be loaded in the size that its annotations are for; '
+        f'image {ident}, {path}, is {width}x{height} in the annotations and '
         f'{size[0]}x{size[1]} as loaded'
     )
     if found.size == (width, height):
         return (
-            f'{sentence}, as its EXIF data turn it (orientation '
+            f'{sentence}, because its EXIF data turn it (orientation '
             f"{found.orientation}); add color_type='color_ignore_orientation' "
-            f'to LoadImageFromFile, or turn picture or boxes.'
+            f'to LoadImageFromFile, or turn the picture or the boxes.'
         )
-    return f'{sentence}; write its true width and height, or check its boxes.'
+    return (
+        f'{sentence}; correct its width and height in the file, and check its '
+        f'boxes.'
+    )

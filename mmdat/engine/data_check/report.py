@@ -32,7 +32,9 @@ class Report:
             return
         shown = self.errors[:MOST]
         if len(self.errors) > MOST:
-            shown.insert(0, f'{len(self.errors)} errors, the first {MOST}:')
+            shown.insert(
+                0, f'{len(self.errors)} errors were found; the first {MOST}:'
+            )
         raise UserError('\n'.join(shown))
 
 

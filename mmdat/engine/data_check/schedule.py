@@ -63,8 +63,8 @@ def check_warm_up(
                 )
             report.warn(
                 f'The warm-up takes {end} iterations and the training has '
-                f'{length}, so the learning rate stays low to its end; lower '
-                f'{where}, or train for longer.'
+                f'{length}, so the learning rate never reaches its full '
+                f'value; lower {where} or train longer.'
             )
 
 

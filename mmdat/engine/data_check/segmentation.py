@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .class_names import check_names
 from .parts import Part
 from .pictures import header, loaded_size, spread, turns
 from .report import Report, counted, listed
@@ -29,7 +30,12 @@ def check_part(part: Part, report: Report) -> int | None:
         return 0
     maps = part.prefix('seg_map_path')
     loaders = part.transforms('LoadAnnotations')
-    if maps is not None and maps.is_dir() and loaders:
+    if loaders and maps is None:
+        report.error(
+            f'{part.place}.data_prefix needs the folder of the label maps, '
+            f'seg_map_path, because its pipeline loads annotations.'
+        )
+    elif loaders and maps.is_dir():
         _check_maps(part, folder, maps, names, report)
     return len(names)
 
@@ -60,13 +66,15 @@ def _names(part: Part, folder: Path) -> list[str] | None:
 def _nothing_found(part: Part, folder: Path) -> str:
     suffix = part.option('img_suffix', '.jpg')
     others = {p.suffix for p in list(folder.rglob('*'))[:1000] if p.suffix}
-    there = f'; those there end in {listed(sorted(others))}' if others else ''
+    there = ''
+    if others:
+        there = f'; the files there end in {listed(sorted(others))}'
     listing = part.annotations
     if listing is not None and listing.is_file():
-        return f'A data set needs pictures; {listing} names none.'
+        return f'A data set needs at least one picture; {listing} names none.'
     return (
-        f'A data set needs pictures; {part.place} finds none in {folder} '
-        f'whose name ends in img_suffix={suffix!r}{there}.'
+        f'A data set needs at least one picture; {part.place} finds none in '
+        f'{folder} whose name ends in img_suffix={suffix!r}{there}.'
     )
 
 
@@ -79,36 +87,29 @@ def _check_settings(part: Part, report: Report) -> None:
             report.error(
                 f'reduce_zero_label must be the same for a data set and for '
                 f'LoadAnnotations in its pipeline; {part.place} has '
-                f'{reduced}, its pipeline {other}.'
+                f'{reduced} and its pipeline has {other}, so give '
+                f'both the same value.'
             )
     metainfo = part.settings.get('metainfo') or {}
     given, known = metainfo.get('classes'), None
     if part.type is not None:
         known = getattr(part.type, 'METAINFO', {}).get('classes')
-    if isinstance(given, str) and not Path(given).is_file():
-        report.error(
-            f'{part.place}.metainfo.classes must be a tuple of names, or a '
-            f'file of them; got {given!r}, so write ({given!r},).'
-        )
+    if not check_names(part, report):
         return
-    if 'CLASSES' in metainfo and given is None:
-        report.error(
-            f'{part.place}.metainfo names its classes with a key that is not '
-            f"read, 'CLASSES'; write classes=... in lower case."
-        )
     if given and known and not isinstance(given, str):
         new = [name for name in given if name not in known]
         if new:
             report.error(
-                f'{part.settings["type"]} knows classes of its own only, and '
-                f'{part.place} names {listed(new)} besides; take '
-                f"type='BaseSegDataset' for classes of yours."
+                f'{part.settings["type"]} accepts only classes of its own; '
+                f'{part.place}.metainfo.classes also names {listed(new)}, so '
+                f"set type='BaseSegDataset' for your own classes."
             )
     palette = metainfo.get('palette')
     if given and palette and not known and len(palette) != len(given):
         report.error(
-            f'{part.place}.metainfo needs a colour for each class; palette '
-            f'has {len(palette)}, classes has {len(given)}.'
+            f'{part.place}.metainfo needs one colour for each class; its '
+            f'palette has {len(palette)} colours, and its classes are '
+            f'{len(given)}, so correct the palette.'
         )
 
 
@@ -161,6 +162,7 @@ def _check_maps(
     looked = spread(names, MOST)
     missing, odd, sizes, outside, blank = [], [], [], [], 0
     seen: set[int] = set()
+    held: set[int] = set()
     for name in looked:
         path = maps / f'{name}{suffix}'
         if not path.is_file():
@@ -168,7 +170,8 @@ def _check_maps(
             continue
         values = _read(path)
         if values is None:
-            continue  # loading names it later
+            odd.append((path, 'cannot be read'))
+            continue
         if isinstance(values, str):
             odd.append((path, values))
             continue
@@ -179,23 +182,46 @@ def _check_maps(
                 sizes.append((path, values.shape[::-1], size))
         raw = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
         seen.update(raw.tolist())
-        labels = {_loaded(int(v), reduced, table) for v in raw} - {ignored}
+        labels = {_loaded(int(v), reduced, table): int(v) for v in raw}
+        labels.pop(ignored, None)
         blank += not labels
-        # mmseg maps classes that are not selected to 255.
-        labels.discard(255)
-        if classes and labels and max(labels) >= len(classes):
-            outside.append((path, int(raw[raw != ignored].max())))
+        held.update(labels)
+        wrong = [
+            v for label, v in labels.items() if label >= len(classes or ())
+        ]
+        if classes and wrong:
+            outside.append((path, max(wrong)))
     _tell_files(part, missing, odd, sizes, len(looked), report)
     if outside:
         report.error(_outside(part, outside, seen, len(looked)))
-    elif classes and reduced:
-        _look_at_zero(part, seen, ignored, len(looked) == len(names), report)
+    elif reduced and _is_shifted(part, seen):
+        all_seen = len(looked) == len(names)
+        report.warn(_shifted_sentence(part, all_seen))
+    elif held and part.split == 'train':
+        _look_at_classes(part, held, len(looked), len(names), report)
     if looked and blank == len(looked):
         report.error(
-            f'Label maps need labels that are not ignored; all '
-            f'{counted(blank, "map")} of {maps} that were looked at hold only '
-            f'{listed(sorted(seen))}, which are ignored '
-            f'(ignore_index={ignored}, reduce_zero_label={reduced}).'
+            f'Label maps need labels that are not ignored; the '
+            f'{counted(blank, "map")} of {maps} that were checked contain '
+            f'only {listed(sorted(seen))}, and all of it is ignored '
+            f'(ignore_index={ignored}, reduce_zero_label={reduced}), so '
+            f'correct these settings or the maps.'
+        )
+
+
+def _look_at_classes(
+    part: Part, held: set[int], looked: int, maps: int, report: Report
+) -> None:
+    """Warns of classes that no label map has, if that is certain or odd."""
+    lacking = [
+        name for i, name in enumerate(part.classes or ()) if i not in held
+    ]
+    if lacking and (looked == maps or len(held) == 1):
+        report.warn(
+            f'{part.place} has {counted(len(lacking), "class", "classes")} '
+            f'that no label map has ({listed(lacking)}; {looked} of {maps} '
+            f'maps were checked), so the model cannot learn '
+            f'{"it" if len(lacking) == 1 else "them"}.'
         )
 
 
@@ -217,21 +243,22 @@ def _tell_files(
     if missing:
         report.error(
             f'Every picture of {part.place} needs a label map; {missing[0]} '
-            f'is missing ({len(missing)} of {looked} are); check '
-            f'seg_map_suffix and data_prefix.seg_map_path.'
+            f'does not exist ({len(missing)} of {looked} maps are missing); '
+            f'check seg_map_suffix and data_prefix.seg_map_path.'
         )
     if odd:
         report.error(
-            f'A label map must have one channel of whole numbers below 256, '
-            f'the labels; {odd[0][0]} {odd[0][1]} ({len(odd)} of {looked} '
-            f'are of this kind).'
+            f'A label map must have one channel with the labels, whole '
+            f'numbers below 256; {odd[0][0]} {odd[0][1]} ({len(odd)} of '
+            f'{looked} maps have this fault), so convert it.'
         )
     if sizes:
         path, size, wanted = sizes[0]
         report.error(
-            f'A label map must be as large as its picture is when it is '
-            f'loaded; {path} is {size[0]}x{size[1]}, its picture '
-            f'{wanted[0]}x{wanted[1]} ({len(sizes)} of {looked} differ).'
+            f'A label map must have the size of its picture as loaded; {path} '
+            f'is {size[0]}x{size[1]} and its picture {wanted[0]}x{wanted[1]} '
+            f'({len(sizes)} of {looked} maps have this fault), so resize or '
+            f'turn the map.'
         )
 
 
@@ -242,32 +269,37 @@ def _outside(
     classes = part.classes or ()
     reduced = part.option('reduce_zero_label', False)
     ignored = part.option('ignore_index', 255)
+    if reduced and ignored != 255:
+        ignored += 1  # as the file has it
     first = 1 if reduced else 0
-    advice = 'map the value to a class or to the ignored one'
+    advice = f'change it to the label of a class or to {ignored}'
     last = max(v for v in seen if v != ignored)
     if not reduced and last == len(classes):
         advice = (
-            'if 0 stands for none of them, set reduce_zero_label=True, else '
-            'add the class that is missing'
+            'if 0 is the background, set reduce_zero_label=True, else add the '
+            'missing class'
         )
     return (
         f'Labels must be {first} to {first + len(classes) - 1}, for the '
         f'{counted(len(classes), "class", "classes")} of {part.place} '
         f'(reduce_zero_label={reduced}), or {ignored} for ignored; {path} has '
-        f'{value} ({len(outside)} of {looked} maps have such), so {advice}.'
+        f'{value} ({len(outside)} of {looked} maps have this fault), so '
+        f'{advice}.'
     )
 
 
-def _look_at_zero(
-    part: Part, seen: set[int], ignored: int, all_seen: bool, report: Report
-) -> None:
-    """Warns if reduce_zero_label probably ignores the first class."""
+def _is_shifted(part: Part, seen: set[int]) -> bool:
+    """Returns whether reduce_zero_label probably ignores the first class."""
     number = len(part.classes or ())
-    if set(range(number)) <= seen and number not in seen:
-        report.warn(
-            f'{part.place} has reduce_zero_label=True, so 0 is ignored and '
-            f'classes are 1 to {number}; its label maps'
-            f'{"" if all_seen else " that were looked at"} hold 0 to '
-            f'{number - 1} and no {number}, so if 0 is the class '
-            f'{part.classes[0]!r}, set reduce_zero_label=False.'
-        )
+    return number > 0 and set(range(number)) <= seen and number not in seen
+
+
+def _shifted_sentence(part: Part, all_seen: bool) -> str:
+    number = len(part.classes or ())
+    return (
+        f'{part.place} has reduce_zero_label=True, so 0 is ignored and the '
+        f'classes are 1 to {number}; its label maps'
+        f'{"" if all_seen else " that were checked"} contain 0 to '
+        f'{number - 1} and no {number}, so if 0 is the class '
+        f'{part.classes[0]!r}, set reduce_zero_label=False.'
+    )

@@ -283,6 +283,8 @@ def not_supported(
         return f'it supports bias tables only; got {type(bias).__name__}.'
     if dropout:
         return f'it does not support dropout; got dropout={dropout}.'
+    if is_exporting():
+        return 'an exported graph needs plain operations; set backend=None.'
     return None
 
 
@@ -299,8 +301,6 @@ def slower(
         return None
     if q.device.type != 'cpu':
         return f'it runs on a CPU only; got {q.device}.'
-    if is_exporting():
-        return 'an exported graph should show plain operations.'
     pairs = q.shape[2] * k.shape[2]
     least = LEAST_PAIRS[torch.is_grad_enabled()]
     if pairs < least:

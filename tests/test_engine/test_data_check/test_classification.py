@@ -42,7 +42,7 @@ def check(cfg, splits=('train', 'val')):
     return [], warnings
 
 
-def test_whole_data_is_not_spoken_of(root):
+def test_correct_data_gives_no_message(root):
     assert check(config(root)) == ([], [])
 
 
@@ -63,7 +63,7 @@ def test_labels_that_are_mixed(root):
 def test_a_config_of_imagenet_on_folders_of_ones_own(root):
     cfg = config(root, 1000, 'classifier_dat_t_in1k')
     (said, *_) = check(cfg)[0]
-    assert '1000 classes, those of ImageNet' in said
+    assert '1000 classes (those of ImageNet)' in said
     assert '3 folders (cat, dog, hen)' in said and 'num_classes=3' in said
 
 
@@ -93,7 +93,7 @@ def test_empty_folders(root):
     assert 'no pictures of hen' in said
     for name in FOLDERS:
         (root / 'val' / name / '0.png').unlink()
-    assert 'finds none in the folders of' in check(config(root))[0][0]
+    assert 'finds no file in the folders of' in check(config(root))[0][0]
 
 
 def listed(root, text):
@@ -109,9 +109,9 @@ def test_lists_of_labels(root):
     assert f"line 2 of {root}/train.txt is 'hen/0.png 3'" in said
     assert 'Labels must be 0 to 2' in said
     (said,) = listed(root, 'cat/0.png 0\nhen/0.png hen\n')[0]
-    assert 'Every line of a list' in said and 'line 2' in said
+    assert 'Every line of ann_file' in said and 'line 2' in said
     (said,) = listed(root, 'no/0.png 0\n')[0]
-    assert 'train/no/0.png, is not there' in said
+    assert 'train/no/0.png, does not exist' in said
     assert 'names none' in listed(root, '')[0][0]
 
 

@@ -61,7 +61,7 @@ def check(cfg, splits=('train', 'val')):
     return [], warnings
 
 
-def test_whole_data_is_not_spoken_of(data):
+def test_correct_data_gives_no_message(data):
     assert check(config(data)) == ([], [])
     data([0, 1, 2, 255])
     assert check(config(data)) == ([], [])
@@ -80,7 +80,45 @@ def test_another_ignored_value(data):
     data([0, 1, 99])
     cfg = config(data)
     cfg.train_dataloader.dataset.ignore_index = 99
+    errors, _ = check(cfg)
+    assert len(errors) == 2  # a head and the auxiliary head
+    assert 'decode_head.ignore_index is 255 and that of train' in errors[0]
+    cfg.model.decode_head.ignore_index = 99
+    cfg.model.auxiliary_head.ignore_index = 99
     assert check(cfg) == ([], [])
+    data([0, 1, 255])  # which is no label then
+    (said,) = check(cfg)[0]
+    assert 'or 99 for ignored' in said and 'has 255' in said
+
+
+def test_a_pipeline_without_the_folder_of_maps(data):
+    cfg = config(data)
+    del cfg.train_dataloader.dataset.data_prefix['seg_map_path']
+    (said,) = check(cfg)[0]
+    assert 'seg_map_path, because its pipeline loads' in said
+
+
+def test_classes_of_no_map(data):
+    for number in range(3):
+        data([0, 2], number=number)
+    errors, (said,) = check(config(data))
+    assert not errors and '1 class that no label map has (' in said
+    assert NAMES[1] in said and '3 of 3 maps' in said
+
+
+def test_a_map_that_cannot_be_read(data):
+    path = data([0, 1])
+    path.write_bytes(path.read_bytes()[:40])
+    (said,) = check(config(data))[0]
+    assert f'{path} cannot be read' in said
+
+
+@pytest.mark.parametrize('names', [NAMES[::-1], ('a', 'b', 'c')])
+def test_splits_with_other_names(names, data):
+    cfg = config(data)
+    cfg.val_dataloader.dataset.metainfo = dict(classes=names)
+    (said,) = check(cfg)[0]
+    assert f'has {names[0]!r} where train_dataloader.dataset has' in said
 
 
 def test_zero_that_is_ignored_by_mistake(data):
@@ -103,7 +141,7 @@ def test_a_pipeline_that_reduces_otherwise(data):
     cfg = config(data)
     cfg.train_dataloader.dataset.pipeline[1].reduce_zero_label = True
     (said,) = check(cfg)[0]
-    assert 'has False, its pipeline True' in said
+    assert 'has False and its pipeline has True' in said
 
 
 @pytest.mark.parametrize(('values', 'reduced'), [([255], False), ([0], True)])
@@ -112,7 +150,7 @@ def test_maps_without_any_label(values, reduced, data):
         data(values, number=i)
     cfg = config(data, reduced)
     (said,) = check(cfg, ('train',))[0]
-    assert 'all 3 maps of' in said and f'hold only {values[0]}' in said
+    assert 'the 3 maps of' in said and f'only {values[0]}, and' in said
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA'])
@@ -141,7 +179,7 @@ def test_maps_of_palettes_and_of_two_colours(data):
 def test_maps_of_another_size(data):
     path = data([0, 1], size=(30, 20))
     (said,) = check(config(data))[0]
-    assert f'{path} is 20x30, its picture 30x20' in said
+    assert f'{path} is 20x30 and its picture 30x20' in said
 
 
 def test_pictures_that_exif_turns(data):
@@ -150,17 +188,17 @@ def test_pictures_that_exif_turns(data):
     path = data.root / 'images/training/0.jpg'
     Image.new('RGB', (30, 20)).save(path, exif=exif)
     (said,) = check(config(data))[0]
-    assert '0.png is 30x20, its picture 20x30' in said
+    assert '0.png is 30x20 and its picture 20x30' in said
 
 
 def test_missing_maps_and_pictures(data):
     (data.root / 'annotations/validation/2.png').unlink()
     (said,) = check(config(data))[0]
-    assert 'validation/2.png is missing (1 of 3 are)' in said
+    assert 'validation/2.png does not exist (1 of 3 maps' in said
     cfg = config(data)
     cfg.train_dataloader.dataset.img_suffix = '.png'
     (said,) = check(cfg, ('train',))[0]
-    assert "img_suffix='.png'; those there end in .jpg" in said
+    assert "img_suffix='.png'; the files there end in .jpg" in said
 
 
 def test_a_list_of_names(data):
@@ -195,7 +233,7 @@ def test_classes_of_a_known_data_set(data):
     cfg = config(data, names=('screw', 'tree', 'sky'))
     cfg.train_dataloader.dataset.type = 'ADE20KDataset'
     (said,) = check(cfg, ('train',))[0]
-    assert "names screw besides; take type='BaseSegDataset'" in said
+    assert "also names screw, so set type='BaseSegDataset'" in said
     # Some of its classes: the values of the others are ignored.
     cfg = config(data, names=('building', 'sky'), classes=2)
     cfg.train_dataloader.dataset.type = 'ADE20KDataset'
@@ -205,7 +243,7 @@ def test_classes_of_a_known_data_set(data):
 @pytest.mark.parametrize(
     ('metainfo', 'words'),
     [
-        (dict(CLASSES=NAMES), 'a key that is not read'),
+        (dict(CLASSES=NAMES), "has 'CLASSES', so"),
         (dict(classes='road'), "write ('road',)"),
         (dict(classes=NAMES, palette=[[0, 0, 0]]), 'palette has 1'),
     ],

@@ -168,7 +168,7 @@ def test_a_file_that_is_wrong_is_not_written(tmp_path, monkeypatch):
             load=lambda path: lambda x: [1.01 * o for o in form.load(path)(x)]
         ),
     )
-    with pytest.raises(UserError, match='off PyTorch at 2 x 3 x 64 x 64'):
+    with pytest.raises(UserError, match='PyTorch by .* at 2 x 3 x 64 x 64'):
         export(classifier(), tmp_path / 'a.onnx', shape=(64, 64))
     assert list(tmp_path.iterdir()) == []
 
@@ -176,7 +176,9 @@ def test_a_file_that_is_wrong_is_not_written(tmp_path, monkeypatch):
 def test_what_an_exporter_cannot_do_is_one_sentence(tmp_path, monkeypatch):
     model = classifier()
     model.head.forward = lambda x: torch.linalg.svd(x[0])[0]
-    with pytest.raises(UserError, match='cannot hold this model: ') as caught:
+    with pytest.raises(
+        UserError, match='cannot export this model: '
+    ) as caught:
         export(model, tmp_path / 'a.onnx', shape=(64, 64))
     assert '\n' not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -186,20 +188,13 @@ def test_what_an_exporter_cannot_do_is_one_sentence(tmp_path, monkeypatch):
     ('kwargs', 'message'),
     [
         (dict(form='tflite'), '--format must be one of onnx'),
-        (dict(form='torch-export'), 'ends in .pt2'),
+        (dict(form='torch-export'), 'must end in .pt2'),
         (dict(part='tail'), '--part must be one of whole'),
     ],
 )
 def test_what_is_asked_for_wrongly(kwargs, message, tmp_path):
     with pytest.raises(UserError, match=message):
         export(classifier(), tmp_path / 'a.onnx', **kwargs)
-
-
-def test_whole_detectors_are_refused(tmp_path):
-    model = nn.Module()
-    model.bbox_head = nn.Identity()
-    with pytest.raises(UserError, match='mmdeploy'):
-        export(model, tmp_path / 'a.onnx')
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def machine() -> None:
 
     say('date', date.today().isoformat())
     if DRY:
-        say('device', 'none: a dry run, nothing is timed')
+        say('device', 'none, because a dry run times nothing')
     else:
         card = torch.cuda.get_device_properties(0)
         gib = card.total_memory / 2**30
@@ -70,7 +70,7 @@ def machine() -> None:
 
 
 def main(_) -> None:
-    """Reports all, and tests that the device computes."""
+    """Reports everything, and tests a small computation."""
     with guarded(TABLE, 'machine'):
         machine()
     table = 'Which backend runs, and why others do not'
@@ -100,4 +100,4 @@ def explain(table: str, name: str) -> None:
         )
         op, arguments = ops.deformable_attention, (q, k, v, table_bias)
     for backend, reason in ops.explain(op, *arguments).items():
-        Rows.add(table, f'{name}, {backend}', None, says=reason or 'it runs')
+        Rows.add(table, f'{name}, {backend}', None, reason=reason or 'it runs')

@@ -44,7 +44,7 @@ def compare(arch: str) -> None:
                     TABLE,
                     what,
                     off < LIMIT,
-                    f'{off:.1e} off',
+                    f'error {off:.1e}',
                     error=off,
                     first_call_s=took,
                     eager_ms=milliseconds(partial(backbone, images)),

@@ -5,8 +5,8 @@ Times are device times with a cold cache. A floor is a lower bound, the larger
 of two times: the multiply-adds at the rate of a large matrix product on this
 GPU, and the bytes at the rate of a large copy, with each operand read once and
 each result written once. A backward pass needs at least five products. The
-third bound is the aim of the project: instructions per score, at the rate at
-which the multiprocessors can issue them.
+third bound is the target of the project: instructions per score, at the rate
+at which the multiprocessors can issue them.
 """
 
 import math
@@ -60,7 +60,7 @@ class Rates:
         for what, value, unit in (
             ('bfloat16 matrix product', self.flops / 1e12, 'TFLOP/s'),
             ('copy, read and written', self.bytes / 1e12, 'TB/s'),
-            ('warp instructions, worked out', self.issues / 1e12, '10^12/s'),
+            ('warp instructions, calculated', self.issues / 1e12, '10^12/s'),
         ):
             Rows.add(table, what, None, rate=value, unit=unit)
 
@@ -131,15 +131,15 @@ def attention(
         blocks=case.blocks,
         pairs_M=case.pairs / 1e6,
         forward_ms=forward,
-        its_floor=floors[0],
+        forward_floor=floors[0],
         backward_ms=backward,
-        floor_of_that=floors[1],
+        backward_floor=floors[1],
     )
     for word, aim in zip(('forward', 'backward'), TARGET_INSTRUCTIONS):
-        cells[f'{word} aim'] = 1e3 * case.pairs * aim / rates.issues
+        cells[f'{word} target'] = 1e3 * case.pairs * aim / rates.issues
     without = range(3)
     if isinstance(case, Deformable):
-        _, cells['backward, no table'] = both(
+        _, cells['backward, no table gradient'] = both(
             lambda *x: op(*x, backend=backend), leaves, (0, 1, 2, 4)
         )
         cells['SDPA forward'], cells['SDPA backward'] = both(sdpa, leaves[:3])
@@ -147,7 +147,7 @@ def attention(
         cells['plain forward'], cells['plain backward'] = both(
             lambda *x: op(*x, backend='reference'), leaves
         )
-    _, cells['backward, no bias learnt'] = both(
+    _, cells['backward, no bias gradient'] = both(
         lambda *x: op(*x, backend=backend), leaves, without
     )
     short = str(dtype).removeprefix('torch.')
@@ -169,9 +169,9 @@ def sampling(rates: Rates, name: str, case: Sampling) -> None:
             None,
             blocks=case.blocks,
             forward_ms=forward,
-            its_floor=floors[0],
+            forward_floor=floors[0],
             backward_ms=backward,
-            floor_of_that=floors[1],
+            backward_floor=floors[1],
         )
 
 

@@ -15,7 +15,7 @@ from common import (
 )
 from torch import Tensor, nn
 
-TABLE = 'Whole backbones: errors beside float64'
+TABLE = 'Whole backbones: errors compared with float64'
 SIZE = (2, 3, 64, 70) if DRY else (2, 3, 250, 333)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -81,7 +81,7 @@ def compare(arch: str) -> None:
                 TABLE,
                 what,
                 ok,
-                f'off by {ours}, the plain one by {plain}',
+                f'errors {ours}, of the plain implementation {plain}',
                 outputs=ours[0],
                 plain_outputs=plain[0],
                 gradients=ours[1],

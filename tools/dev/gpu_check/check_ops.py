@@ -76,11 +76,11 @@ def prove(table: str, name: str, case, backend: str | None, dtype) -> None:
     why = ''
     for (what, off), limit in zip(errors.items(), limits):
         if not off <= limit:  # NaN never passes
-            why += f'{what} is {off:.1e} off, at most {limit:.1e}; '
+            why += f'error of {what} {off:.1e}, limit {limit:.1e}; '
     again = run(op, leaves, backend, dtype)
     moved = max(map(error, again, got))
     if not moved <= REPEATED:
-        why += f'repeated, it moves by {moved:.1e}'
+        why += f'a second run differs by {moved:.1e}'
     worst = max(a / b for a, b in zip(errors.values(), limits))
     Rows.add(
         table,
@@ -118,7 +118,7 @@ def gradient_of_a_sum(table: str) -> None:
             ((a - b).norm() / max(1, b.norm())).item()
             for a, b in zip(got, exact)
         )
-        Rows.add(table, name, off < 2e-5, f'{off:.1e} off', error=off)
+        Rows.add(table, name, off < 2e-5, f'error {off:.1e}', error=off)
 
 
 def tf32(table: str) -> None:
@@ -131,7 +131,7 @@ def tf32(table: str) -> None:
         exact = run(op, leaves, 'reference', FLOAT64, FLOAT64)
         got = run(op, leaves, triton(), torch.float32)
         off = max(map(error, got, exact))
-        Rows.add(table, name, off < 5e-3, f'{off:.1e} off', error=off)
+        Rows.add(table, name, off < 5e-3, f'error {off:.1e}', error=off)
     finally:
         no_tf32()
 
@@ -146,7 +146,10 @@ def not_numbers(table: str) -> None:
         out = run(op, leaves, triton(), torch.float32)[0].isnan()
         spoilt = bool(out[1].any())
         ok = not out[0].any() and spoilt == math.isnan(value)
-        why = f'NaN in the other image: {bool(out[0].any())}, here: {spoilt}'
+        why = (
+            f'NaN in the other image: {bool(out[0].any())}, in this image: '
+            f'{spoilt}'
+        )
         Rows.add(table, f'a point at {value}', ok, why, nan=int(out.sum()))
 
 
@@ -155,7 +158,7 @@ def main(dtypes: list[torch.dtype]) -> None:
     no_tf32()
     for dtype in dtypes:
         short = str(dtype).removeprefix('torch.')
-        table = f'Errors in {short}, beside float64'
+        table = f'Errors in {short}, compared with float64'
         for name, case in {**REAL, **ODD}.items():
             for backend in backends_of(case):
                 label = f'{name}, {backend or "chosen"}'
@@ -166,7 +169,7 @@ def main(dtypes: list[torch.dtype]) -> None:
         for title, proof in (
             ('The gradient of a sum', gradient_of_a_sum),
             ('With TF32 allowed', tf32),
-            ('Points that are no numbers', not_numbers),
+            ('Points that are not finite', not_numbers),
         ):
             with guarded(title, title):
                 proof(title)

@@ -227,23 +227,24 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 def summary(outcomes: Sequence[Outcome]) -> tuple[list[str], bool]:
     """Returns the last lines to print, and whether all tests passed."""
-    proofs = [
+    checks = [
         row['ok']
         for outcome in outcomes
         for row in outcome.rows
         if row['ok'] is not None
     ]
     failures = [line for outcome in outcomes for line in outcome.failures]
-    lines = [f'{sum(proofs)} of {len(proofs)} proofs hold.']
+    lines = [f'{sum(checks)} of {len(checks)} checks passed.']
     for outcome in outcomes:
         if outcome.ending != 'ended' and not outcome.failures:
             lines.append(
-                f'Not all was timed: {outcome.part.name}: {outcome.ending}'
+                f'Not everything was timed: {outcome.part.name}: '
+                f'{outcome.ending}'
             )
     lines += [f'FAILED {line}' for line in failures]
-    if not proofs:
-        lines.append('FAILED: nothing was proven.')
-    return lines, bool(proofs) and not failures
+    if not checks:
+        lines.append('FAILED: no check was completed.')
+    return lines, bool(checks) and not failures
 
 
 def main() -> int:
@@ -256,20 +257,22 @@ def main() -> int:
         help='card, ops, models, steps, kernels, compile; default: all',
     )
     parser.add_argument(
-        '--dry', action='store_true', help='tiny, on a CPU, nothing is timed'
+        '--dry',
+        action='store_true',
+        help='run tiny cases on a CPU and time nothing',
     )
     parser.add_argument(
         '--out',
         type=Path,
         default=os.environ.get('OUT') or 'work_dirs/gpu_check',
-        help='folder of results.md, results.json, log.txt; default: $OUT, '
+        help='folder for results.md, results.json and log.txt; default: $OUT, '
         'else work_dirs/gpu_check',
     )
     parser.add_argument(
         '--limit',
         type=float,
         default=460,
-        help='seconds for all; default: %(default)s',
+        help='time limit for all parts in seconds; default: %(default)s',
     )
     args = parser.parse_args()
     out = Path(args.out)
@@ -278,7 +281,7 @@ def main() -> int:
     if unknown := set(args.parts) - known:
         parser.error(
             f'PART must be one of {", ".join(sorted(known))}; got '
-            f'{", ".join(sorted(unknown))}'
+            f'{", ".join(sorted(unknown))}.'
         )
     out.mkdir(parents=True, exist_ok=True)
     say = Log(out / 'log.txt')
