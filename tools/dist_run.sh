@@ -29,6 +29,9 @@ else
 fi
 if [ "${MAX_RESTARTS:-0}" != 0 ]; then
     meet+=(--max_restarts "$MAX_RESTARTS")
+    # With a shared store, a new torchrun that takes the place of a dead one
+    # waits for an address that the others announced only at the start.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 fi
 exec "$PYTHON" "$tools/dist_run.py" -m torch.distributed.run --nnodes "$nodes" \
     --nproc_per_node "$processes" "${meet[@]}" \

@@ -7,6 +7,7 @@ comparable, the heads get the largest number of proposals that they allow.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,8 @@ def build_model(cfg: Config) -> nn.Module:
             f'config outside _base_.'
         )
     enter_scope(cfg.get('default_scope'))
-    settings = dict(cfg.model)
+    # A copy, as some models write into their settings (mmdet's DINO).
+    settings = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:  # as mmengine's runner does
         settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     try:

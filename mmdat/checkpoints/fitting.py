@@ -2,6 +2,7 @@
 """Where a checkpoint and a model disagree."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,7 +92,12 @@ def load_and_compare(model: nn.Module, checkpoint: Mapping) -> Misfit:
     unsuited, infinite = _odd_values(model, entries)
     misfit = Misfit()
     try:
-        model.load_state_dict(entries, strict=True)
+        with warnings.catch_warnings():
+            # On meta nothing is meant to be copied.
+            warnings.filterwarnings(
+                'ignore', 'for .*: copying from a non-meta'
+            )
+            model.load_state_dict(entries, strict=True)
     except RuntimeError as error:
         misfit = _parse(str(error))
         if misfit == Misfit():
@@ -125,6 +131,8 @@ def _odd_values(
         if not value.is_floating_point():
             unsuited.append(own)
         elif not value.is_meta and value.layout == torch.strided:
+            if value.element_size() == 1:  # float8 lacks these operations
+                value = value.float()
             bad = value.isnan() if not trained else ~value.isfinite()
             if bad.any():
                 infinite.append(own)

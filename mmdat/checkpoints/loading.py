@@ -190,6 +190,16 @@ def _why_not(path: Path, error: Exception) -> str:
             f'{path} is a web page, not a checkpoint: the download gave its '
             f"site's page instead of the file; download it in a browser."
         )
+    if text.startswith(b'version https://git-lfs'):
+        return (
+            f'{path} is a pointer of Git LFS, not the checkpoint; run "git '
+            f'lfs pull" in its repository.'
+        )
+    if 'deserialize object on' in str(error):
+        return (
+            f'{path} is to be read to a device that this machine lacks '
+            f"({_first_line(error)}); read it with map_location='cpu'."
+        )
     asked = re.search(
         r'(?i)\b(?:GLOBAL|Unsupported class) (\w\S*\w)', str(error)
     )
@@ -218,12 +228,21 @@ def read_checkpoint(name: str, map_location: Any = None) -> Mapping[str, Any]:
     """Reads a checkpoint from disk, or from an address through mmengine.
 
     Raises:
-        UserError: See [`load_checkpoint_file`][].
+        UserError: See [`load_checkpoint_file`][]; or the address cannot be
+            read.
     """
     if '://' not in name:
         return load_checkpoint_file(name, map_location)
     with safe_loading():
-        return _checkpoint_loader().load_checkpoint(name, map_location)
+        try:
+            return _checkpoint_loader().load_checkpoint(name, map_location)
+        except UserError:
+            raise
+        except Exception as error:  # of a network, or of a storage's library
+            raise UserFileError(
+                f'{name} cannot be read ({type(error).__name__}: '
+                f'{_first_line(error)}); download the file and give its path.'
+            ) from error
 
 
 def _checkpoint_loader() -> Any:

@@ -2,11 +2,13 @@
 """Starting a backbone from a checkpoint, completely or in part."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.model import update_init_info
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
@@ -26,7 +28,7 @@ def start_from(
     checkpoint: str,
     prefix: str | None = None,
     strict: bool = True,
-    map_location: Any = 'cpu',
+    map_location: Any = None,
 ) -> None:
     """Loads the weights of ``init_cfg=dict(type='Pretrained', ...)``.
 
@@ -39,14 +41,33 @@ def start_from(
         strict: Whether each parameter must be in the file. Otherwise the
             entries that fit are loaded, the first kernel is adapted to the
             input channels, and the log names the rest.
-        map_location: As in ``torch.load``.
+        map_location: Not used, but accepted as by mmengine: the file is read
+            on the CPU, and its weights are copied to where the backbone is.
 
     Raises:
         UserError: The file is missing, is not a checkpoint, or does not fit.
     """
-    content = read_checkpoint(checkpoint, map_location)
+    content = read_checkpoint(os.fspath(checkpoint), 'cpu')
     note = start(backbone, checkpoint, content, prefix, strict)
     print_log(f'Started from {checkpoint}{note}.', logger='current')
+
+
+class StartFrom:
+    """An initialiser of mmengine that calls [`start_from`][].
+
+    Args:
+        **settings: Its arguments.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def __call__(self, module: nn.Module) -> None:
+        """Loads the weights and notes them in mmengine's log."""
+        start_from(module, **self.settings)
+        if hasattr(module, '_params_init_info'):
+            source = self.settings['checkpoint']
+            update_init_info(module, f'Started from {source}')
 
 
 def start(
@@ -110,14 +131,10 @@ def select(
             entries have another one than ``backbone.``, such as ``teacher.``
             or ``_orig_mod.``.
     """
-    entries = released.entries_of(content)
+    entries = _entries(released.entries_of(content))
     if prefix:
         start = prefix.rstrip('.') + '.'
-        chosen = {
-            name[len(start) :]: value
-            for name, value in entries.items()
-            if name.startswith(start)
-        }
+        chosen = _below(start, entries) or _below(start, _entries(content))
         if not chosen:
             raise UserError(
                 f'{source} has no entry that starts with {start}; '
@@ -127,14 +144,39 @@ def select(
     if elsewhere(entries) is not None:
         raise UserError(
             f'The entries of {source} are under other names: '
-            f'{_where(released.entries_of(content))}.'
+            f'{_where(_entries(released.entries_of(content)))}.'
         )
     return entries
 
 
+def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries by name; those of a dict have its name as a prefix."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and any(
+            isinstance(one, Tensor) for one in value.values()
+        ):
+            flat.update(
+                (f'{name}.{str(inner).removeprefix("module.")}', one)
+                for inner, one in value.items()
+            )
+        else:
+            flat[name] = value
+    return flat
+
+
+def _below(start: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries whose names begin with `start`, without it."""
+    return {
+        name[len(start) :]: value
+        for name, value in entries.items()
+        if name.startswith(start)
+    }
+
+
 def elsewhere(content: Mapping[str, Any]) -> str | None:
     """Which prefix to give if a backbone has one."""
-    entries = released.entries_of(content)
+    entries = _entries(released.entries_of(content))
     places = _places(entries)
     if not places or set(places) & set(_PLACES):
         return None

@@ -96,6 +96,18 @@ def _check_json(path: Path) -> None:
     )
 
 
+def _reads_maps(step: Any) -> bool:
+    """Whether a step of a COCO pipeline reads label maps, or one in it."""
+    if isinstance(step, list | tuple):
+        return any(_reads_maps(one) for one in step)
+    if not isinstance(step, dict):
+        return False
+    default = _type_name(step) == 'LoadPanopticAnnotations'
+    return bool(step.get('with_seg', default)) or any(
+        _reads_maps(value) for value in step.values()
+    )
+
+
 def _named_files(dataset: Any) -> Iterator[Path]:
     """Files and folders that a config says a data set reads here."""
     if dataset.get('backend_args') or dataset.get('file_client_args'):
@@ -107,8 +119,12 @@ def _named_files(dataset: Any) -> Iterator[Path]:
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
         prefixes = dict(img_path=prefixes)
-    values = prefixes.values() if isinstance(prefixes, dict) else ()
-    names = [dataset.get('ann_file'), *values]
+    if not isinstance(prefixes, dict):
+        prefixes = {}
+    if name == 'CocoDataset' and not _reads_maps(dataset.get('pipeline')):
+        # Recipes for instances inherit `seg` from those for panoptic maps.
+        prefixes = {k: v for k, v in prefixes.items() if k != 'seg'}
+    names = [dataset.get('ann_file'), *prefixes.values()]
     if root and name in _SPLIT_IS_A_FOLDER and not any(names):
         names = [dataset.get('split')]
     for name in names:

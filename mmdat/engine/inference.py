@@ -2,6 +2,7 @@
 """One picture through a trained model, by the inferencer of its package."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +164,8 @@ def _check_weights(cfg: Config, checkpoint: str) -> dict[str, Any] | None:
     content = load_checkpoint_file(checkpoint, 'cpu')
     try:
         with torch.device('meta'):
-            model = MODELS.build(cfg.model)
+            # A copy, as some models write into their settings (mmdet's DINO).
+            model = MODELS.build(deepcopy(cfg.model))
     except (TypeError, ValueError, KeyError, ImportError) as error:
         raise UserError(
             f'The model of {cfg.filename} cannot be built: {error}'

@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """Checks before a run, so that problems are reported at once."""
 
+import os
 from importlib.util import find_spec
 
 import torch
@@ -12,6 +13,7 @@ from mmengine.runner import Runner
 from ..checkpoints.loading import load_checkpoint_file
 from ..checkpoints.starting import start
 from ..models import DAT
+from ..models.arguments import check_init_cfg
 from ..utils.errors import UserError, warn_once
 from ..utils.packages import check_package
 from .data_check import check_data_and_model
@@ -181,6 +183,7 @@ def _check_backbone(place: str, settings: dict) -> None:
     try:
         with torch.device('meta'):
             backbone = DAT(**arguments)
+        check_init_cfg(init_cfg)
     except (TypeError, ValueError) as error:
         text = str(error).removeprefix('DAT.__init__() ')
         raise UserError(f'{place} cannot be built: {text}') from error
@@ -191,9 +194,7 @@ def _check_backbone(place: str, settings: dict) -> None:
 
 def _check_pretrained(place: str, entry: dict, backbone: DAT) -> None:
     """Compares the weights that a backbone starts from with its own."""
-    filename = entry.get('checkpoint')
-    if not filename:
-        raise UserError(f'{place} names no checkpoint; add checkpoint=FILE.')
+    filename = os.fspath(entry['checkpoint'])
     if '://' in filename:
         return
     try:

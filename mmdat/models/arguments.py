@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Error messages for unknown arguments of a backbone."""
+"""Checks of arguments that other backbones of OpenMMLab have too."""
 
+import os
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
@@ -8,6 +9,7 @@ from inspect import signature
 from typing import Any
 
 from ..utils.errors import SettingError
+from .arch import require
 
 _IN_ARCH = 'arch=dict(embed_dims=..., depths=..., num_heads=...)'
 # Names in other backbones.
@@ -84,3 +86,39 @@ def _check_pretrained(start: Any, init_cfg: Any) -> None:
         rule = 'pretrained and init_cfg both say where weights come from'
     if rule is not None:
         raise SettingError(f'{rule}; got {start!r}.')
+
+
+def is_pretrained(part: dict[str, Any]) -> bool:
+    """Whether a part of an init_cfg reads a checkpoint."""
+    kind = part.get('type')
+    return getattr(kind, '__name__', kind) in ('Pretrained', 'PretrainedInit')
+
+
+def check_init_cfg(init_cfg: Any) -> None:
+    """Raises SettingError for an init_cfg that mmengine or we cannot read."""
+    parts = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+    require(
+        not init_cfg
+        or all(
+            isinstance(part, dict) and isinstance(part.get('type'), str | type)
+            for part in parts
+        ),
+        "init_cfg must be None, or a dict with a type such as 'Pretrained', "
+        'or a list of such',
+        init_cfg,
+    )
+    for part in parts if init_cfg else ():
+        if not is_pretrained(part):
+            continue
+        name = part.get('checkpoint')
+        require(
+            isinstance(name, str | os.PathLike) and os.fspath(name).strip(),
+            'init_cfg.checkpoint must be the path or address of a file',
+            name,
+        )
+        known = ('type', 'checkpoint', 'prefix', 'strict', 'map_location')
+        require(
+            set(part) <= set(known),
+            f"init_cfg of type 'Pretrained' may hold {', '.join(known)}",
+            ', '.join(str(key) for key in part if key not in known),
+        )

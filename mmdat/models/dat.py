@@ -11,7 +11,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from ..checkpoints.hooks import adapt_checkpoints_of
-from ..checkpoints.starting import start_from
+from ..checkpoints.starting import StartFrom
 from ..ops.dispatch import BACKEND_NAMES
 from ..registry import MODELS
 from .arch import (
@@ -26,7 +26,11 @@ from .arch import (
     require,
     resolve_arch,
 )
-from .arguments import takes_known_arguments
+from .arguments import (
+    check_init_cfg,
+    is_pretrained,
+    takes_known_arguments,
+)
 from .block import Stage, backend_names
 from .embed import down_projection, patch_embedding
 from .feature_info import FeatureInfo, feature_info
@@ -150,7 +154,7 @@ class DAT(Scriptable, BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         given = dict(locals())
-        _check_init_cfg(init_cfg)
+        check_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
         overrides = {name: given[name] for name in OVERRIDES}
         resolved = resolve_arch(arch, overrides)
@@ -283,17 +287,19 @@ class DAT(Scriptable, BaseModule):
             UserError: The file is missing, is not a checkpoint, asks to run
                 code, or does not fit and ``strict=False`` is not set.
         """
-        init_cfg, again = self.init_cfg, self.is_init
+        init_cfg = self.init_cfg
         parts = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
-        starts = [part for part in parts if _is_pretrained(part)]
-        # The rest is mmengine's, whose own Pretrained is never strict.
-        self.init_cfg = [p for p in parts if p and p not in starts] or None
+        # mmengine's own Pretrained is never strict. Weights of a file come
+        # after all other initialisation, as they do there.
+        self.init_cfg = [
+            dict(part, type=StartFrom) if is_pretrained(part) else part
+            for part in sorted(parts, key=is_pretrained)
+            if part
+        ] or None
         try:
             super().init_weights()
         finally:
             self.init_cfg = init_cfg
-        for part in () if again else starts:
-            start_from(self, **{k: v for k, v in part.items() if k != 'type'})
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
@@ -388,24 +394,4 @@ def _check_backend(backend: Any, arch: Architecture) -> None:
         f'backend must be one that an attention of this model has, '
         f'{", ".join(known) or "none"}, or None to choose automatically',
         backend,
-    )
-
-
-def _is_pretrained(part: dict[str, Any]) -> bool:
-    """Whether a part of an init_cfg reads a checkpoint."""
-    kind = part.get('type')
-    return getattr(kind, '__name__', kind) in ('Pretrained', 'PretrainedInit')
-
-
-def _check_init_cfg(init_cfg: Any) -> None:
-    parts = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
-    require(
-        not init_cfg
-        or all(
-            isinstance(part, dict) and isinstance(part.get('type'), str | type)
-            for part in parts
-        ),
-        "init_cfg must be None, or a dict with a type such as 'Pretrained', "
-        'or a list of such',
-        init_cfg,
     )

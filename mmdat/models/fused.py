@@ -20,10 +20,11 @@ from ..ops import narrow_weights
 from ..ops.cpu.chunked_op import ChunkedOp
 from ..ops.cpu.linear import linear
 from ..ops.custom_op import is_compiling
+from ..ops.dispatch import Backend, passed_over
 from ..ops.gelu_linear import gelu_linear
-from ..ops.layer_norm import layer_norm_declines
 from ..ops.precision import autocast_off, autocast_type
-from ..ops.triton.layer_norm import layer_norm
+from ..ops.triton import layer_norm as triton_norm
+from ..ops.triton import probe
 from .layers import Conv2d, DropPath
 from .stock import (
     LAYERS,
@@ -46,6 +47,14 @@ __all__ = [
     'normalize',
     'project',
 ]
+
+
+NORM = Backend(
+    'triton',
+    triton_norm.layer_norm,
+    triton_norm.not_supported,
+    failure=probe.layer_norm_failure,
+)
 
 
 class Piece(NamedTuple):
@@ -172,10 +181,10 @@ def normalize(norm: nn.Module, branch: nn.Module, x: Tensor) -> Tensor:
         or type(branch) not in PRODUCTS
         or not is_unseen(x, (norm, nn.LayerNorm), (branch, type(branch)))
         or norm.normalized_shape != x.shape[-1:]
-        or layer_norm_declines(x, norm.weight, norm.bias, dtype)
+        or passed_over(NORM, x, norm.weight, norm.bias, dtype)
     ):
         return norm(x)
-    return layer_norm(x, norm.weight, norm.bias, norm.eps, dtype)
+    return NORM.run(x, norm.weight, norm.bias, norm.eps, dtype)
 
 
 def project(layer: nn.Module, x: Tensor) -> Tensor:

@@ -4,10 +4,9 @@
 Layout is channels-last, (B, H, W, heads, d). Nothing here has parameters.
 """
 
-from .deformable_attention import deformable_attention
+from .deformable_attention import deformable_attention, sample_at_points
 from .dispatch import explain
 from .neighborhood_attention import neighborhood_attention
-from .sampling import sample_at_points
 from .window_attention import window_attention
 
 __all__ = [

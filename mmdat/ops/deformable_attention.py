@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Deformable multi-head attention: the op and its choice of backend."""
+"""Deformable attention: its two ops, each with a choice of backend."""
 
 from torch import Tensor
 
@@ -7,11 +7,13 @@ from . import reference
 from .dispatch import Backend, choose, explainable
 from .position_bias import PositionBias
 from .precision import autocast_off
+from .sampling import sample_plainly
 from .sdpa import deformable as sdpa
 from .separable import attention as separable
 from .sizes import unflatten
 from .triton import deformable as triton_deformable
 from .triton import probe
+from .triton import sampling as triton_sampling
 from .triton.common import yields
 
 BACKENDS = (
@@ -31,6 +33,34 @@ BACKENDS = (
     Backend('sdpa', sdpa.deformable_attention, sdpa.not_supported),
     Backend('reference', reference.deformable_attention),
 )
+SAMPLERS = (
+    Backend(
+        'triton',
+        triton_sampling.sample_at_points,
+        triton_sampling.not_supported,
+        yields,
+        probe.sampling_failure,
+    ),
+    Backend('sdpa', sample_plainly),
+    Backend('reference', sample_plainly),
+)
+
+
+def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
+    """Reads each channel group of a map at the points of that group.
+
+    Bilinear, zeros outside the map, ``align_corners=True`` (DAT, eq. 4).
+
+    Args:
+        x: Map (B, H, W, C), of any floating type.
+        points_yx: Positions (B, groups, Hk, Wk, 2) in [-1, 1], float32 or
+            wider.
+
+    Returns:
+        Samples (B, Hk, Wk, C) in the type of `x`.
+    """
+    run = choose('sample_at_points', SAMPLERS, None, x, points_yx)
+    return run(x, points_yx)
 
 
 def deformable_attention(
@@ -88,3 +118,4 @@ def _arguments(
 
 
 explainable(deformable_attention, BACKENDS, _arguments)
+explainable(sample_at_points, SAMPLERS, lambda *args: args)

@@ -98,6 +98,17 @@ def choose(
     raise ValueError(f'No backend can run {op} here. {" ".join(why_not)}')
 
 
+def passed_over(backend: Backend, *args) -> str | None:
+    """The reason to run layers as they are instead of a backend, or None.
+
+    For operations with one backend, which may replace a layer.
+    """
+    name = wanted()
+    if name not in (None, backend.name):
+        return f'{name} was requested.'
+    return backend.declines(*args, asked_for=name is not None)
+
+
 # For each op its backends, and the function that makes their arguments.
 _ops: dict[Callable, tuple[tuple[Backend, ...], Callable[..., tuple]]] = {}
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .plain_sampling import grid_sample_between
 from .precision import autocast_off
+from .sampling import grid_sample_between
 from .sizes import is_known, merge
 
 

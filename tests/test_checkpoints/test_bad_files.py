@@ -199,7 +199,7 @@ WRONG = {
     'JSON': (lambda good: b'{"error": "quota exceeded"}', DAMAGED),
     'Git LFS pointer': (
         lambda good: b'version https://git-lfs.github.com/spec/v1\n',
-        DAMAGED,
+        'is a pointer of Git LFS, not the checkpoint',
     ),
     'safetensors': (safetensors, DAMAGED),
     'npz': (arrays, DAMAGED),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmdat import DAT
-from mmdat.checkpoints.fitting import load_and_compare
+from mmdat.checkpoints.fitting import Misfit, load_and_compare
 from mmdat.checkpoints.loading import load_checkpoint_file
 from mmdat.utils.errors import UserError
 
@@ -49,6 +49,17 @@ def test_what_is_no_weight_is_named(change, field, prefix, model):
 def test_half_precision_is_a_weight(model):
     state = {k: v.half() for k, v in model.state_dict().items()}
     assert not load_and_compare(DAT(ARCH, img_size=32), state).is_fatal
+
+
+def test_weights_compared_with_shapes_alone(model, recwarn):
+    """As before a training: nothing is copied, and torch need not say so."""
+    with torch.device('meta'):
+        shapes = DAT(ARCH, img_size=32)
+    state = model.state_dict()
+    assert load_and_compare(shapes, dict(state)) == Misfit()
+    state[NAME] = state[NAME] * float('nan')
+    assert load_and_compare(shapes, state).infinite == (NAME,)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 from mmdat import DAT
 from mmdat.checkpoints import starting
 from mmdat.checkpoints.starting import adapt_input
-from mmdat.utils.errors import UserError
+from mmdat.utils.errors import SettingError, UserError
 
 ARCH = dict(
     embed_dims=[16, 32, 32, 64], depths=[1] * 4, num_heads=[1, 2, 2, 4]
@@ -48,8 +48,14 @@ def started(path, arch=ARCH, strict=True, prefix=None, **settings):
         init_cfg['strict'] = False
     model = DAT(arch, **settings, init_cfg=init_cfg)
     # As inside a model, so that nobody writes of each parameter.
-    nn.Module.__setattr__(model, '_params_init_info', {})
+    notes = {
+        p: dict(init_info='', tmp_mean_value=p.data.mean())
+        for p in model.parameters()
+    }
+    nn.Module.__setattr__(model, '_params_init_info', notes)
     model.init_weights()
+    note = notes[model.patch_embed.conv1.weight]['init_info']
+    assert note == f'Started from {path}'
     assert model.init_cfg == init_cfg
     return model
 
@@ -191,3 +197,66 @@ def test_what_is_no_number_is_not_taken_in_part(save, source, odd):
     entries[name] = torch.full_like(entries[name], odd)
     with pytest.raises(UserError, match=f'does not hold weights: .*{name}'):
         started(save(entries), strict=False)
+
+
+@pytest.mark.parametrize('place', ['model_ema', 'ema_state_dict'])
+def test_weights_in_a_dict_of_the_file(tmp_path, source, place):
+    entries = {f'module.{k}': v for k, v in source.state_dict().items()}
+    path = str(tmp_path / 'x.pth')
+    torch.save({place: entries, 'epoch': 3}, path)
+    with pytest.raises(UserError, match=f"other names: .*prefix='{place}.'"):
+        started(path)
+    assert_same(started(path, prefix=place), source)
+    torch.save({place: entries, 'state_dict': {}}, path)
+    assert_same(started(path, prefix=place), source)
+
+
+def test_weights_in_float8(save, source):
+    small = {
+        k: v.to(torch.float8_e4m3fn) for k, v in source.state_dict().items()
+    }
+    model = started(save(small))
+    name = 'stages.0.blocks.0.mlp.fc1.weight'
+    assert torch.equal(model.state_dict()[name], small[name].float())
+
+
+def test_other_initialisation_comes_before_the_file(save, source):
+    path = save(source.state_dict())
+    parts = [
+        dict(type='Pretrained', checkpoint=path),
+        dict(type='Constant', layer='LayerNorm', val=3.0),
+    ]
+    model = DAT(ARCH, init_cfg=parts)
+    model.init_weights()
+    assert_same(model, source)
+    assert model.init_cfg == parts
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        (dict(), 'path or address of a file; got None'),
+        (dict(checkpoint=5), 'path or address of a file; got 5'),
+        (dict(checkpoint=' '), 'path or address of a file'),
+        (dict(checkpoint='x', ckpt='y'), "may hold .*; got 'ckpt'"),
+    ],
+)
+def test_settings_that_name_no_file(settings, words):
+    with pytest.raises(SettingError, match=words):
+        DAT(ARCH, init_cfg=dict(type='Pretrained', **settings))
+
+
+@pytest.mark.parametrize(
+    'address', ['http://127.0.0.1:9/x.pth', 'open-mmlab://no_such_model']
+)
+def test_addresses_that_cannot_be_read(address):
+    with pytest.raises(UserError, match='cannot be read .*; download the'):
+        started(address)
+
+
+def test_the_file_is_read_on_the_cpu(save, source):
+    path = save(source.state_dict())
+    settings = dict(type='Pretrained', checkpoint=path, map_location='cuda:7')
+    model = DAT(ARCH, init_cfg=settings)
+    model.init_weights()
+    assert_same(model, source)

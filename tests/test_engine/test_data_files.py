@@ -46,6 +46,29 @@ def test_the_first_missing_file_is_named(root, wrap):
     assert f'train_dataloader.dataset{place}.data_root=' in str(told.value)
 
 
+def test_label_maps_that_nothing_reads_are_not_looked_for(root):
+    """As in the host's Mask2Former for instances, made from the panoptic."""
+    maps = dict(img='train/', seg='annotations/panoptic/')
+    load = dict(type='LoadAnnotations', with_mask=True)
+    for pipeline, wanted in (
+        ([load], False),
+        ([dict(load, with_seg=False)], False),
+        ([dict(load, with_seg=True)], True),
+        ([dict(type='mmdet.LoadPanopticAnnotations')], True),
+        (
+            [dict(type='Choice', transforms=[[dict(load, with_seg=True)]])],
+            True,
+        ),
+    ):
+        cfg = config(coco(f'{root}/', pipeline=pipeline))
+        cfg.train_dataloader.dataset.data_prefix = maps
+        if wanted:
+            with pytest.raises(UserError, match='annotations/panoptic'):
+                check_data(cfg, ('train',))
+        else:
+            check_data(cfg, ('train',))
+
+
 def test_data_in_other_file_systems_is_not_looked_for():
     check_data(config(coco('s3://bucket/coco/')), ('train',))
     remote = coco('coco/', backend_args=dict(backend='petrel'))

@@ -80,8 +80,8 @@ def test_files_of_other_models_are_refused():
 def test_heads_may_differ_where_only_the_backbone_counts():
     model = Detector('dat_pp_t')
     file = dict(state_dict=entries('det-dat_tiny', 'backbone.'))
-    file['state_dict']['bbox_head.retina_cls.weight'] = torch.empty(9, 4, 1, 1)
-    file['state_dict']['bbox_head.extra'] = torch.empty(9)
+    file['state_dict']['bbox_head.retina_cls.weight'] = torch.zeros(9, 4, 1, 1)
+    file['state_dict']['bbox_head.extra'] = torch.zeros(9)
     misfit = load_and_compare(model, file)
     assert misfit == Misfit(
         missing=('bbox_head.retina_cls.bias',),

@@ -273,6 +273,28 @@ def test_checkpointing_changes_nothing(family):
     torch.testing.assert_close(*grads)
 
 
+def test_checkpointing_is_a_choice_of_each_stage():
+    """Stages told to are computed again in the backward pass; no other is."""
+    chosen = [True, False, True, False]
+    plain, saving = small(), small(with_cp=chosen)
+    saving.load_state_dict(plain.state_dict())
+    times = dict.fromkeys(range(4), 0)
+
+    def count(i):
+        times[i] += 1
+
+    for i, stage in enumerate(saving.stages):
+        for block in stage.blocks:
+            block.norm1.register_forward_hook(lambda *_, i=i: count(i))
+    images = torch.randn(1, 3, 64, 96)
+    for model in (plain, saving):
+        total(model(images)).backward()
+    assert times == {i: 2 * (1 + again) for i, again in enumerate(chosen)}
+    torch.testing.assert_close(
+        *([p.grad for p in model.parameters()] for model in (plain, saving))
+    )
+
+
 def test_drop_path_rises_linearly():
     rates = [
         module.rate

@@ -16,8 +16,8 @@ from mmdat.ops import (
     sample_at_points,
     window_attention,
 )
-from mmdat.ops.plain_sampling import _by_index
 from mmdat.ops.position_bias import TableBias
+from mmdat.ops.sampling import _by_index
 from mmdat.ops.windows import WindowLayout
 
 pytestmark = [pytest.mark.fuzz, needs_torch('2.4')]

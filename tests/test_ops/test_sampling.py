@@ -4,7 +4,7 @@ import torch
 from agreement import assert_close, random_map
 from oracle.bilinear import sample_points
 
-from mmdat.ops import plain_sampling, sample_at_points
+from mmdat.ops import sample_at_points, sampling
 
 
 def random_points(*shape):
@@ -60,7 +60,7 @@ def test_indexing_equals_grid_sample(monkeypatch):
     results = []
     for forced in (False, True):
         monkeypatch.setattr(
-            plain_sampling,
+            sampling,
             'must_repeat_exactly',
             lambda _, forced=forced: forced,
         )

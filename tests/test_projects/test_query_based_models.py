@@ -19,9 +19,11 @@ from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
+from mmdat.analysis.forward import build_model  # noqa: E402
 from mmdat.datasets.digits import DigitsOptions, make_digits  # noqa: E402
 from mmdat.engine.configuration import load_config  # noqa: E402
 from mmdat.engine.data_files import set_data_root  # noqa: E402
+from mmdat.engine.inference import look  # noqa: E402
 from mmdat.models.arch import resolve_arch  # noqa: E402
 
 PROJECTS = Path(__file__).parents[2] / 'projects'
@@ -135,6 +137,17 @@ def test_trains_and_tests(name, digits, tmp_path, monkeypatch):
     assert not math.isnan(runner.test()[metric])
 
 
+@pytest.mark.parametrize('name', DIGITS)
+def test_pictures(name, digits, tmp_path):
+    """As in demo/image_demo.py, which builds the model twice."""
+    cfg = load_config(str(LEAVES[name]))
+    model, file = build_model(cfg), tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=model.state_dict()), file)
+    picture = next((digits / 'coco' / 'val2017').iterdir())
+    sight = look(cfg, str(file), str(picture), score=0.0)
+    assert sight.drawing.std() > 0 and sight.lines
+
+
 def test_panoptic_loss():
     from mmdet.testing import demo_mm_inputs
 
@@ -143,11 +156,12 @@ def test_panoptic_loss():
     model = cfg.model
     model.backbone.arch = small.model.backbone.arch
     head, own = model.panoptic_head, small.model.panoptic_head
-    head.in_channels, head.num_queries = own.in_channels, 10
-    head.pixel_decoder, head.transformer_decoder = (
-        own.pixel_decoder,
-        own.transformer_decoder,
-    )
+    for key in (
+        *('in_channels', 'feat_channels', 'out_channels'),
+        *('positional_encoding', 'pixel_decoder', 'transformer_decoder'),
+    ):
+        head[key] = own[key]
+    head.num_queries = 10
     model.train_cfg.num_points = 100
     model.data_preprocessor.batch_augments[0].size = (96, 96)
     built = family.build(cfg).train()

@@ -36,6 +36,14 @@ def free_port():
         return str(free.getsockname()[1])
 
 
+def listens(port):
+    try:
+        socket.create_connection(('127.0.0.1', int(port))).close()
+    except OSError:
+        return False
+    return True
+
+
 def agent(processes, command, log, **env):
     environment = {
         **os.environ,
@@ -114,6 +122,41 @@ def test_a_worker_that_dies_starts_again(digits, tmp_path):
         stop(process)
     said = log.read_text()
     assert code == 0, said[-3000:]
+    assert 'resumed epoch: ' in said
+    assert (work / 'epoch_4.pth').is_file()
+
+
+@pytest.mark.long
+def test_an_agent_that_dies_is_replaced(digits, tmp_path):
+    """The second of two machines is gone, and another takes its place."""
+    work, port = tmp_path / 'work', free_port()
+
+    def start(rank, log):
+        return agent(
+            1,
+            arguments(digits, work, 4, '--resume'),
+            tmp_path / f'{log}.txt',
+            **dict(NNODES='2', NODE_RANK=str(rank), PORT=port),
+            MAX_RESTARTS='2',
+        )
+
+    agents = [start(0, 'first')]
+    try:
+        while not listens(port):  # the first has the meeting place
+            assert agents[0].poll() is None
+            time.sleep(0.1)
+        agents.append(start(1, 'second'))
+        while not (work / 'epoch_1.pth').is_file():
+            assert all(one.poll() is None for one in agents)
+            time.sleep(0.05)
+        stop(agents.pop())
+        agents.append(start(1, 'third'))
+        codes = [one.wait(timeout=400) for one in agents]
+    finally:
+        for one in agents:
+            stop(one)
+    said = (tmp_path / 'first.txt').read_text()
+    assert codes == [0, 0], said[-3000:]
     assert 'resumed epoch: ' in said
     assert (work / 'epoch_4.pth').is_file()
 

@@ -8,6 +8,9 @@ with PyTorch. It writes no file that does not agree.
 import argparse
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
 from mmengine.config import DictAction
 
 from mmdat.analysis.forward import build_model
@@ -17,6 +20,15 @@ from mmdat.engine.deployment import FORMATS, PARTS, export
 from mmdat.engine.deployment.formats import OPSET
 from mmdat.engine.weights import check_fits
 from mmdat.utils.errors import UserError, one_sentence_errors
+
+
+def read_picture(path: str) -> torch.Tensor:
+    """Returns a picture (3, H, W), BGR from 0 to 255."""
+    content = np.fromfile(path, np.uint8) if Path(path).is_file() else ()
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    if picture is None:
+        raise UserError(f'--picture takes a picture file; got {path}.')
+    return torch.from_numpy(picture).permute(2, 0, 1)
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         '--part',
         choices=PARTS,
         default='whole',
-        help='what to export; detectors: backbone or neck; default whole',
+        help='what to export; default whole',
     )
     parser.add_argument(
         '--shape',
@@ -62,6 +74,12 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
+    parser.add_argument(
+        '--picture',
+        metavar='FILE',
+        help='picture to compare on, resized; whole detectors must find '
+        'something in it; default noise',
+    )
     return parser.parse_args()
 
 
@@ -73,6 +91,7 @@ def main() -> None:
             f'--shape takes a height and a width, or one number for both, in '
             f'pixels; got {" ".join(map(str, args.shape))}.'
         )
+    example = None if args.picture is None else read_picture(args.picture)
     cfg = load_config(args.config, args.cfg_options)
     checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
     model = build_model(cfg)
@@ -90,6 +109,7 @@ def main() -> None:
         args.part,
         (args.shape[0], args.shape[-1]),
         args.fixed,
+        example,
     )
     for shape, (apart, largest) in done.checks.items():
         print(

@@ -51,12 +51,60 @@ def slide(run, image, crop, stride):
     return total / count
 
 
+def paste(mask, box, height, width):
+    """The mask (h, w) of a box in the whole picture (height, width)."""
+    weights = []
+    for length, low, high, cells in (
+        (height, box[1], box[3], mask.shape[0]),
+        (width, box[0], box[2], mask.shape[1]),
+    ):
+        pixel = np.arange(length) + 0.5
+        cell = (pixel - low) / max(high - low, 1e-6) * cells - 0.5
+        # bilinear: a cell counts for less, the further it is from the pixel
+        apart = np.abs(cell[:, None] - np.arange(cells))
+        weights.append(np.maximum(0, 1 - apart).astype(np.float32))
+    return weights[0] @ mask @ weights[1].T
+
+
+def detections(outputs, notes, height, width):
+    """Boxes, scores and labels by name, and masks in the whole picture."""
+    names = 'boxes', 'scores', 'labels', 'masks'
+    found = dict(zip(names, outputs))
+    if 'masks' in found:
+        threshold = float(notes['mask_threshold'])
+        whole = np.zeros((len(found['boxes']), height, width), bool)
+        for i, (mask, box) in enumerate(zip(found['masks'], found['boxes'])):
+            whole[i] = paste(mask, box, height, width) >= threshold
+        found['masks'] = whole
+    return found
+
+
+def draw(image, found, path):
+    """Writes the picture with its detections."""
+    from PIL import Image, ImageDraw
+
+    canvas = image[0, ::-1].transpose(1, 2, 0).copy()
+    for mask in found.get('masks', ()):
+        canvas[mask] = 0.5 * canvas[mask] + (0, 127, 0)
+    canvas = Image.fromarray(canvas.round().astype(np.uint8))
+    pen = ImageDraw.Draw(canvas)
+    for box, score, label in zip(*(found[n] for n in tuple(found)[:3])):
+        pen.rectangle(box.tolist(), outline=(255, 255, 0))
+        pen.text(tuple(box[:2] + 2), f'{label}: {score:.2f}', (255, 255, 0))
+    canvas.save(path)
+
+
 def main():
-    """Prints the classes or writes the label map."""
+    """Prints classes, labels or detections, and writes the output."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('model')
     parser.add_argument('picture')
-    parser.add_argument('--out', help='.npy file for the (first) output')
+    parser.add_argument(
+        '--out', help='file for the (first) output, .npy; detections: .npz'
+    )
+    parser.add_argument(
+        '--draw', help='picture file for the detections; needs Pillow'
+    )
     args = parser.parse_args()
     session = onnxruntime.InferenceSession(
         args.model, providers=['CPUExecutionProvider']
@@ -67,6 +115,17 @@ def main():
     def run(part):
         return session.run(None, {'image': part})[0]
 
+    if notes.get('task') == 'detection':
+        outputs = session.run(None, {'image': image})
+        found = detections(outputs, notes, *image.shape[2:])
+        for box, score, label in zip(*outputs[:3]):
+            at = ' '.join(f'{x:.1f}' for x in box)
+            print(f'label {label}: {score:.3f} at {at}')
+        if args.out:
+            np.savez(args.out, **found)
+        if args.draw:
+            draw(image, found, args.draw)
+        return
     if 'crop' in notes:
         crop, stride = (json.loads(notes[n]) for n in ('crop', 'stride'))
         out = slide(run, image, crop, stride)

@@ -15,7 +15,9 @@ from mmengine.config import Config
 from ..data_files import datasets_of
 from . import classification, detection, segmentation
 from .channels import check_channels
-from .heads import check_heads, most_of_heads
+from .class_names import check_same_names
+from .heads import check_heads, check_ignored, check_weights, most_of_heads
+from .metrics import check_best, check_evaluators
 from .parts import Part, name_of, parts_of
 from .report import Report
 from .schedule import check_warm_up
@@ -61,15 +63,25 @@ def check_data_and_model(
                     numbers.setdefault(number, []).append(part.place)
         with _leaving_alone(f'{split}_evaluator', report):
             detection.check_metrics(cfg, split, own, report)
+            check_evaluators(cfg, split, report)
         parts += own
     with _leaving_alone('model', report):
         for number, places in numbers.items():
             check_heads(cfg, number, ' and '.join(places), report)
+        check_weights(cfg, report)
+        for part in parts:
+            if part.kind == 'maps' and part.split == 'train':
+                ignored = part.option('ignore_index', 255)
+                check_ignored(cfg, ignored, part.place, report)
     with _leaving_alone('the order of classes', report):
+        check_same_names(parts, report)
         coco = [part for part in parts if part.kind == 'coco']
         detection.check_order(coco, report)
         folders = [part for part in parts if part.kind == 'folders']
         classification.check_same_folders(folders, report)
+    if 'train' in splits and 'val' in splits:
+        with _leaving_alone('save_best', report):
+            check_best(cfg, report)
     if 'train' in splits:
         with _leaving_alone('param_scheduler', report):
             check_warm_up(cfg, _length(cfg, lengths), processes, report)

@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Checks how a data set of mmdet or mmseg names its classes."""
+"""Checks how data sets name their classes."""
 
 from pathlib import Path
 
@@ -25,3 +25,33 @@ def check_names(part: Part, report: Report) -> bool:
         )
         return False
     return True
+
+
+def check_same_names(parts: list[Part], report: Report) -> None:
+    """Reports splits whose classes have other names or another order.
+
+    A label is the number of a class, so it means another class there. mmdet
+    numbers classes in the order of a file's categories instead, so their order
+    in ``metainfo`` does not matter.
+    """
+    first: Part | None = None
+    for part in parts:
+        if not part.classes or part.kind is None:
+            continue
+        if first is None:
+            first = part
+            continue
+        names, others = list(part.classes), list(first.classes)
+        if len(names) != len(others):
+            continue  # at most one of them fits the heads
+        if part.kind == 'coco':
+            names, others = sorted(map(str, names)), sorted(map(str, others))
+        differ = [(a, b) for a, b in zip(names, others) if a != b]
+        if differ:
+            name, other = differ[0]
+            report.error(
+                f'All splits need the same classes in the same order; '
+                f'{part.place} has {name!r} where {first.place} has '
+                f'{other!r} ({len(differ)} of {len(names)} differ), so give '
+                f'both the same metainfo.classes.'
+            )

@@ -45,6 +45,9 @@ class CocoFile:
             value.
         categories: ``(id, name)`` in the order of the file.
         images_of: Ids of the images with objects of a category, by its id.
+        objects_of: Number of the objects of a category that a detector
+            learns: no crowds, and none without area or outside of the picture.
+        has_annotations: Whether there is a list of annotations.
         flaws: Entries that violate a rule.
     """
 
@@ -54,7 +57,9 @@ class CocoFile:
         self.images: dict[Any, tuple[Any, Any, Any]] = {}
         self.categories: list[tuple[Any, Any]] = []
         self.images_of: dict[Any, set] = defaultdict(set)
+        self.objects_of: dict[Any, int] = defaultdict(int)
         self.annotations = 0
+        self.has_annotations = False
         self.flaws = Flaws()
         self._ids: set = set()
         self._masks = 0
@@ -144,17 +149,20 @@ class CocoFile:
                 entry['area'] > 0
                 and 1 <= width < _HUGE
                 and 1 <= height < _HUGE
-                and -width < x < right
-                and -height < y < bottom
+                and -1 <= x < right
+                and -1 <= y < bottom
+                and x + width <= right + 1
+                and y + height <= bottom + 1
                 and type(outlines) is list
                 and type(polygon) is str  # a list that was shortened
                 and int(polygon) % 2 == 0
                 and ident not in self._ids
                 and None not in (ident, category)
-                and 'iscrowd' in entry
+                and entry['iscrowd'] == 0
                 and 'ignore' not in entry
             ):
                 self.images_of[category].add(image)
+                self.objects_of[category] += 1
                 self._ids.add(ident)
                 return True
         except (KeyError, TypeError, ValueError):
@@ -182,6 +190,8 @@ class CocoFile:
             return add(key, f'{ident}')
         if 'iscrowd' not in entry:
             add('iscrowd', f'{ident} (image {image})', category)
+        elif entry['iscrowd'] not in (0, 1):
+            add('iscrowd value', f'{ident} (image {image})', category)
         if get('ignore'):
             return None
         box, area = get('bbox'), get('area')
@@ -195,13 +205,21 @@ class CocoFile:
             good = width >= 1 and height >= 1 and area > 0
             good = good and isfinite(x + y + width + height)
         except TypeError:
-            rule = 'area' if type(area) not in (int, float) else 'bbox length'
+            rule = 'area' if area is None else 'area value'
+            if type(area) in (int, float):
+                rule = 'bbox length'
             return add(rule, f'{ident} (image {image})', category)
         size = self.images.get(image)
         if good and size is not None and size[1] and size[2]:
             good = x < size[1] and y < size[2] and x + width > 0 < y + height
         if not good:
             return add('no area', f'{ident} (image {image}): {box}', category)
+        self.objects_of[category] += not get('iscrowd')
+        if size is not None and size[1] and size[2]:
+            inside = min(x, y) >= -1 and x + width <= size[1] + 1
+            if not (inside and y + height <= size[2] + 1):
+                where = f'{ident} (image {image} of {size[1]} x {size[2]})'
+                add('beyond', f'{where}: {box}', category)
         fault = self._mask_fault(get('segmentation'), size)
         if fault is not None:
             add(fault, f'{ident} (image {image})', category)

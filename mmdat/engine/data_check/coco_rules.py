@@ -18,6 +18,14 @@ ALWAYS = {
         'write it as [x, y, width, height]',
     ),
     'area': ('no area', 'mmdet needs the area of every object, so add it'),
+    'area value': (
+        'an area that is not a number',
+        'write the area in square pixels',
+    ),
+    'iscrowd value': (
+        'an iscrowd that is neither 0 nor 1',
+        'mmdet takes it for a crowd and does not train on it, so write 0 or 1',
+    ),
 }
 MASKS = {
     'segmentation': (
@@ -68,8 +76,8 @@ _FILE = {
     'image': 'an image that is not a JSON object: {}',
     'image id': 'an image without an id: {}',
     'file_name': 'an image without a file_name: id {}',
-    'width': 'an image without a width: id {}',
-    'height': 'an image without a height: id {}',
+    'width': 'an image without a width in pixels: id {}',
+    'height': 'an image without a height in pixels: id {}',
     'category': 'a category without an id or a name: {}',
     'annotation': 'an annotation that is not a JSON object: {}',
     'annotation id': 'an annotation without an id: entry {}',

@@ -23,6 +23,9 @@ from .parts import Part, metrics_of, name_of
 from .pictures import check_coco_pictures
 from .report import Report, counted, listed
 
+# From this share of boxes beyond their pictures on, all are taken for corners.
+_MOST_BEYOND = 0.25
+
 
 def read(part: Part, report: Report) -> CocoFile | None:
     """Reads the COCO file of a data set; returns None if that fails."""
@@ -95,6 +98,8 @@ def _unknown_sentence(
     )
     close = get_close_matches(str(unknown[0]), map(str, names), 1)
     has = f'its categories are {listed(map(repr, names), 10)}'
+    if not names:
+        return f'{sentence}its list of categories is empty.'
     if 'classes' not in (part.settings.get('metainfo') or {}):
         return (
             f'{sentence}{has}, so set {part.place}.metainfo=dict(classes='
@@ -135,6 +140,7 @@ def check_objects(part: Part, file: CocoFile, report: Report) -> None:
             f'outside the image, the first is annotation {first}; mmdet '
             f'leaves out such objects, so correct their boxes if they matter.'
         )
+    _check_corners(file, ids, report)
     known = {ident for ident, _ in file.categories}
     lost = [c for c in file.images_of if c not in known and c is not None]
     if lost:
@@ -150,6 +156,20 @@ def check_objects(part: Part, file: CocoFile, report: Report) -> None:
             f'{counted(len(strangers), "image")} that it does not list '
             f'(image_id {listed(sorted(strangers, key=str), 3)}); mmdet '
             f'leaves them out, so add the images or correct image_id.'
+        )
+
+
+def _check_corners(file: CocoFile, ids: set, report: Report) -> None:
+    """Reports boxes that leave their picture, as pairs of corners do."""
+    number, first = file.flaws.of('beyond', ids)
+    total = sum(file.objects_of[i] for i in ids)
+    if number:
+        many = number >= total * _MOST_BEYOND
+        (report.error if many else report.warn)(
+            f'A bbox must be [x, y, width, height] in pixels, not two '
+            f'corners; {number} of the {counted(total, "object")} of '
+            f'{file.path} reach more than a pixel beyond their picture, the '
+            f'first annotation {first}.'
         )
 
 
@@ -181,6 +201,9 @@ def check_part(part: Part, report: Report) -> int | None:
     if file is None:
         return None
     check_file(file, report)
+    if part.split != 'test' and not file.has_annotations:
+        _tell_no_annotations(file, part.place, report)
+        return len(file.images)
     check_classes(part, file, report)
     check_objects(part, file, report)
     number = number_of_images(part, file)
@@ -212,8 +235,41 @@ def check_part(part: Part, report: Report) -> int | None:
                 f'{"learn" if part.split == "train" else "detect"}; check '
                 f'image_id and category_id.'
             )
+        elif any(file.objects_of[i] for i in ids):
+            _look_at_classes(part, file, report)
+        else:
+            tell = report.error if part.split == 'train' else report.warn
+            tell(
+                f'Some objects must count; all of {file.path} that belong to '
+                f'a class of {part.place} are crowds (iscrowd=1), ignored, '
+                f'without area or outside of their picture, so there is '
+                f'nothing to {"learn" if part.split == "train" else "find"}.'
+            )
     check_coco_pictures(part, file, report)
     return number
+
+
+def _look_at_classes(part: Part, file: CocoFile, report: Report) -> None:
+    """Warns of classes without objects to learn."""
+    lacking = [
+        name
+        for ident, name in file.categories
+        if ident in chosen(part, file) and not file.objects_of[ident]
+    ]
+    if lacking and part.split == 'train':
+        report.warn(
+            f'{file.path} has no object of '
+            f'{counted(len(lacking), "class", "classes")} of {part.place} '
+            f'({listed(lacking)}), so the model cannot learn '
+            f'{"it" if len(lacking) == 1 else "them"}.'
+        )
+
+
+def _tell_no_annotations(file: CocoFile, place: str, report: Report) -> None:
+    report.error(
+        f'{place} needs a file with a list "annotations"; {file.path} has '
+        f'none.'
+    )
 
 
 def check_metrics(
@@ -235,6 +291,8 @@ def check_metrics(
             continue
         check_file(file, report)
         if not metric.get('format_only'):
+            if not file.has_annotations:
+                _tell_no_annotations(file, f'{place}.ann_file', report)
             _check_evaluable(metric, file, place, parts, report)
         if len(files) == 1 and files[0] is not None:
             other = set(files[0].images) - set(file.images)

@@ -112,6 +112,64 @@ def check_heads(cfg: Config, number: int, whose: str, report: Report) -> None:
     )
 
 
+def check_ignored(
+    cfg: Config, ignored: int, whose: str, report: Report
+) -> None:
+    """Compares the label that heads of mmseg ignore with that of the data.
+
+    Args:
+        cfg: The config.
+        ignored: ``ignore_index`` of a data set.
+        whose: Its place in the config.
+        report: Receives the problems.
+    """
+    for place, key, head in _heads(cfg.get('model'), 'model'):
+        if key not in ('decode_head', 'auxiliary_head'):
+            continue
+        if not isinstance(head.get('type'), str | type):
+            continue
+        found = head.get('ignore_index')
+        if found is None:
+            scoped = head.get('_scope_') or cfg.get('default_scope')
+            kind = find_type(MODELS, head['type'], scoped)
+            found = default_of(kind, 'ignore_index', 255)
+        if found != ignored:
+            report.error(
+                f'Heads must ignore the label that the data ignore; '
+                f'{place}.ignore_index is {found} and that of {whose} is '
+                f'{ignored}, so set both to one value.'
+            )
+
+
+def check_weights(cfg: Config, report: Report) -> None:
+    """Checks that losses have a weight for each output of their head."""
+    for place, key, head in _heads(cfg.get('model'), 'model'):
+        number = head.get('num_classes')
+        if type(number) is not int or 'out_channels' in head:
+            continue
+        # Some heads have an output for "no object" besides.
+        good = (number, number + 1)
+        masked = 'Mask' in name_of(head.get('type'))
+        if key in ('head', 'auxiliary_head', 'decode_head') and not masked:
+            good = (number,)
+        for name, losses in head.items():
+            for loss in losses if isinstance(losses, list) else [losses]:
+                weights = (
+                    loss.get('class_weight')
+                    if isinstance(loss, Mapping)
+                    else None
+                )
+                if (
+                    isinstance(weights, list | tuple)
+                    and len(weights) not in good
+                ):
+                    report.error(
+                        f'class_weight must have a weight for each class; '
+                        f'{place}.{name}.class_weight has {len(weights)} and '
+                        f'the head {counted(number, "class", "classes")}.'
+                    )
+
+
 def _binary(cfg: Config, found: int, number: int) -> bool:
     """Returns whether a head of mmseg has one output for two classes."""
     return found == 1 and number == 2 and cfg.get('default_scope') == 'mmseg'

@@ -30,7 +30,12 @@ def check_part(part: Part, report: Report) -> int | None:
         return 0
     maps = part.prefix('seg_map_path')
     loaders = part.transforms('LoadAnnotations')
-    if maps is not None and maps.is_dir() and loaders:
+    if loaders and maps is None:
+        report.error(
+            f'{part.place}.data_prefix needs the folder of the label maps, '
+            f'seg_map_path, because its pipeline loads annotations.'
+        )
+    elif loaders and maps.is_dir():
         _check_maps(part, folder, maps, names, report)
     return len(names)
 
@@ -157,6 +162,7 @@ def _check_maps(
     looked = spread(names, MOST)
     missing, odd, sizes, outside, blank = [], [], [], [], 0
     seen: set[int] = set()
+    held: set[int] = set()
     for name in looked:
         path = maps / f'{name}{suffix}'
         if not path.is_file():
@@ -164,7 +170,8 @@ def _check_maps(
             continue
         values = _read(path)
         if values is None:
-            continue  # loading names it later
+            odd.append((path, 'cannot be read'))
+            continue
         if isinstance(values, str):
             odd.append((path, values))
             continue
@@ -175,17 +182,23 @@ def _check_maps(
                 sizes.append((path, values.shape[::-1], size))
         raw = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
         seen.update(raw.tolist())
-        labels = {_loaded(int(v), reduced, table) for v in raw} - {ignored}
+        labels = {_loaded(int(v), reduced, table): int(v) for v in raw}
+        labels.pop(ignored, None)
         blank += not labels
-        # mmseg maps classes that are not selected to 255.
-        labels.discard(255)
-        if classes and labels and max(labels) >= len(classes):
-            outside.append((path, int(raw[raw != ignored].max())))
+        held.update(labels)
+        wrong = [
+            v for label, v in labels.items() if label >= len(classes or ())
+        ]
+        if classes and wrong:
+            outside.append((path, max(wrong)))
     _tell_files(part, missing, odd, sizes, len(looked), report)
     if outside:
         report.error(_outside(part, outside, seen, len(looked)))
-    elif classes and reduced:
-        _look_at_zero(part, seen, ignored, len(looked) == len(names), report)
+    elif reduced and _is_shifted(part, seen):
+        all_seen = len(looked) == len(names)
+        report.warn(_shifted_sentence(part, all_seen))
+    elif held and part.split == 'train':
+        _look_at_classes(part, held, len(looked), len(names), report)
     if looked and blank == len(looked):
         report.error(
             f'Label maps need labels that are not ignored; the '
@@ -193,6 +206,22 @@ def _check_maps(
             f'only {listed(sorted(seen))}, and all of it is ignored '
             f'(ignore_index={ignored}, reduce_zero_label={reduced}), so '
             f'correct these settings or the maps.'
+        )
+
+
+def _look_at_classes(
+    part: Part, held: set[int], looked: int, maps: int, report: Report
+) -> None:
+    """Warns of classes that no label map has, if that is certain or odd."""
+    lacking = [
+        name for i, name in enumerate(part.classes or ()) if i not in held
+    ]
+    if lacking and (looked == maps or len(held) == 1):
+        report.warn(
+            f'{part.place} has {counted(len(lacking), "class", "classes")} '
+            f'that no label map has ({listed(lacking)}; {looked} of {maps} '
+            f'maps were checked), so the model cannot learn '
+            f'{"it" if len(lacking) == 1 else "them"}.'
         )
 
 
@@ -240,6 +269,8 @@ def _outside(
     classes = part.classes or ()
     reduced = part.option('reduce_zero_label', False)
     ignored = part.option('ignore_index', 255)
+    if reduced and ignored != 255:
+        ignored += 1  # as the file has it
     first = 1 if reduced else 0
     advice = f'change it to the label of a class or to {ignored}'
     last = max(v for v in seen if v != ignored)
@@ -257,16 +288,18 @@ def _outside(
     )
 
 
-def _look_at_zero(
-    part: Part, seen: set[int], ignored: int, all_seen: bool, report: Report
-) -> None:
-    """Warns if reduce_zero_label probably ignores the first class."""
+def _is_shifted(part: Part, seen: set[int]) -> bool:
+    """Returns whether reduce_zero_label probably ignores the first class."""
     number = len(part.classes or ())
-    if set(range(number)) <= seen and number not in seen:
-        report.warn(
-            f'{part.place} has reduce_zero_label=True, so 0 is ignored and '
-            f'the classes are 1 to {number}; its label maps'
-            f'{"" if all_seen else " that were checked"} contain 0 to '
-            f'{number - 1} and no {number}, so if 0 is the class '
-            f'{part.classes[0]!r}, set reduce_zero_label=False.'
-        )
+    return number > 0 and set(range(number)) <= seen and number not in seen
+
+
+def _shifted_sentence(part: Part, all_seen: bool) -> str:
+    number = len(part.classes or ())
+    return (
+        f'{part.place} has reduce_zero_label=True, so 0 is ignored and the '
+        f'classes are 1 to {number}; its label maps'
+        f'{"" if all_seen else " that were checked"} contain 0 to '
+        f'{number - 1} and no {number}, so if 0 is the class '
+        f'{part.classes[0]!r}, set reduce_zero_label=False.'
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
@@ -18,6 +19,9 @@ from .parts import Deployable, part_of
 #: Largest allowed difference, relative to the largest number of an output. It
 #: allows for float32 sums in a different order.
 TOLERANCE = 1e-4
+#: The same for what detectors compute inside of boxes. A box that is moved by
+#: a hundredth of a pixel contains other samples.
+INSIDE_BOXES = dict.fromkeys(('scores', 'masks'), 1e-3)
 
 
 class Exported(NamedTuple):
@@ -44,6 +48,7 @@ def export(
     part: str = 'whole',
     shape: tuple[int, int] = (224, 224),
     fixed: bool = False,
+    example: Tensor | None = None,
 ) -> Exported:
     """Writes a part of a model to a file that runs without OpenMMLab.
 
@@ -57,6 +62,9 @@ def export(
         part: One of ``PARTS``.
         shape: (H, W) of the example picture.
         fixed: Whether the file accepts only this size and one picture.
+        example: A picture (3, H, W) to compare with, BGR from 0 to 255, which
+            is resized; None for noise. In a detector it must show something
+            that the detector finds.
 
     Raises:
         UserError: The model has no such part, the format does not work here,
@@ -75,7 +83,14 @@ def export(
     if not path.parent.is_dir():
         raise UserError(f'The folder {path.parent} must exist; create it.')
     deployable = part_of(model, part)
-    dynamic = () if fixed else (0, 2, 3)
+    dynamic: tuple[int, ...] = () if fixed else (0, 2, 3)
+    if deployable.task == 'detection':
+        dynamic = dynamic[1:]
+        if form != 'onnx':
+            raise UserError(
+                f'Whole detectors are exported with --format onnx, since the '
+                f'number of detections depends on the picture; got {form}.'
+            )
     if deployable.crop is not None:
         shape, dynamic = deployable.crop, dynamic[:1]
     least = FORMATS[form].least if 2 in dynamic else 1
@@ -86,7 +101,9 @@ def export(
         )
     draft = path.with_name(f'.{path.stem}.draft{path.suffix}')
     try:
-        checks = _write_and_check(deployable, draft, form, shape, dynamic)
+        checks = _write_and_check(
+            deployable, draft, form, shape, dynamic, example
+        )
         draft.replace(path)
     finally:
         with suppress(OSError):
@@ -100,6 +117,7 @@ def _write_and_check(
     form: str,
     shape: tuple[int, int],
     dynamic: Sequence[int],
+    example: Tensor | None,
 ) -> dict[tuple[int, ...], tuple[float, float]]:
     image = picture(2 if 0 in dynamic else 1, *shape)
     try:
@@ -115,7 +133,7 @@ def _write_and_check(
             f'try --part backbone, --fixed or another format.'
         ) from error
     return {
-        sizes: _compare(part, run, form, sizes)
+        sizes: _compare(part, run, form, _tried(example, sizes))
         for sizes in trial_shapes(image, dynamic, FORMATS[form].least)
     }
 
@@ -129,6 +147,7 @@ def _notes(part: Deployable, dynamic: Sequence[int]) -> dict[str, str]:
         mmdat=__version__,
         **({'crop': json.dumps(part.crop)} if part.crop else {}),
         **({'stride': json.dumps(part.stride)} if part.stride else {}),
+        **(part.notes or {}),
         dynamic=json.dumps(list(dynamic)),
     )
 
@@ -148,25 +167,35 @@ def trial_shapes(
     if 2 in dynamic:
         smaller = max(height * 3 // 4, least) | 1, width + 13 | 1
         larger = height + 38, max(width - 27, least)
-        return [*shapes, (1, channels, *smaller), (3, channels, *larger)]
+        more = 3 if 0 in dynamic else batch
+        return [*shapes, (1, channels, *smaller), (more, channels, *larger)]
     if 0 in dynamic:
         shapes += [(n, channels, height, width) for n in (1, 3)]
     return shapes
 
 
+def _tried(example: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """Returns the picture (B, 3, H, W) to compare with."""
+    if example is None:
+        return picture(shape[0], *shape[2:])
+    resized = F.interpolate(
+        example[None].float(), shape[2:], mode='bilinear', antialias=True
+    )
+    return resized.repeat(shape[0], 1, 1, 1)
+
+
 def _compare(
-    part: Deployable, run: Run, form: str, shape: tuple[int, ...]
+    part: Deployable, run: Run, form: str, image: Tensor
 ) -> tuple[float, float]:
     """Compares file and model on a picture; raises UserError if they differ.
 
     Returns:
         The largest difference, and the largest number of the output.
     """
-    image = picture(shape[0], *shape[2:])
     with torch.no_grad():
-        wanted = part.module(image)
+        wanted = (part.reference or part.module)(image)
     wanted = [wanted] if isinstance(wanted, Tensor) else wanted
-    name = ' x '.join(map(str, shape))
+    name = ' x '.join(map(str, image.shape))
     try:
         outputs = run(image)
     except Exception as error:  # runtimes raise any exception
@@ -174,8 +203,10 @@ def _compare(
             f'The file of --format {form} does not run at {name}: '
             f'{_first_line(error)}; nothing was written, try --fixed.'
         ) from error
+    if part.task == 'detection':
+        outputs = _matched(outputs, wanted, name)
     worst, largest = 0.0, 0.0
-    for got, right in zip(outputs, wanted, strict=True):
+    for output, got, right in zip(part.outputs, outputs, wanted, strict=True):
         if got.shape != right.shape:
             raise UserError(
                 f'The file of --format {form} gives {tuple(got.shape)} at '
@@ -184,7 +215,8 @@ def _compare(
             )
         apart = (got - right).abs().max().item()
         scale = right.abs().max().item()
-        if not apart <= TOLERANCE * max(scale, 1e-6):
+        tolerance = INSIDE_BOXES.get(output, TOLERANCE)
+        if not apart <= tolerance * max(scale, 1e-6):
             raise UserError(
                 f'The file of --format {form} differs from PyTorch by '
                 f'{apart:.2g} at {name}, where outputs are up to {scale:.2g}; '
@@ -192,6 +224,36 @@ def _compare(
             )
         worst, largest = max(worst, apart), max(largest, scale)
     return worst, largest
+
+
+def _matched(
+    outputs: Sequence[Tensor], wanted: Sequence[Tensor], name: str
+) -> list[Tensor]:
+    """Returns detections in the order of those of PyTorch.
+
+    Almost equal scores may be sorted differently. Each detection of PyTorch
+    gets the nearest one of its class that is left.
+    """
+    boxes, scores, labels = outputs[:3]
+    if len(wanted[0]) == 0:
+        raise UserError(
+            f'Detections are compared on pictures that show some, and PyTorch '
+            f'finds none at {name}; nothing was written, give a picture with '
+            f'objects, --picture FILE.'
+        )
+    if sorted(labels.tolist()) != sorted(wanted[2].tolist()):
+        raise UserError(
+            f'The file finds {len(labels)} objects at {name} where PyTorch '
+            f'finds {len(wanted[2])}, or other classes; nothing was written, '
+            f'try another --picture or --part neck.'
+        )
+    order: list[int] = []
+    for box, score, label in zip(*wanted[:3], strict=True):
+        apart = (boxes - box).abs().sum(1) + (scores - score).abs()
+        apart[labels != label] = torch.inf
+        apart[order] = torch.inf
+        order.append(int(apart.argmin()))
+    return [output[order] for output in outputs]
 
 
 def _first_line(error: Exception) -> str:

@@ -3,12 +3,14 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.utils import digit_version
 from torch import Tensor
 
 from ...utils.errors import UserError
@@ -70,14 +72,16 @@ def _write_onnx(
     }
     for name in part.outputs:
         axes[name] = {0: 'batch'} if 0 in dynamic else {}
-        if part.task == 'segmentation':
+        if part.task == 'detection':
+            axes[name] = {0: 'detections'}
+        elif part.task == 'segmentation':
             axes[name] = dict(axes['image'])
         elif part.task == 'features':
             axes[name].update({a: f'{name}_{_AXES[a]}' for a in dynamic if a})
     traced = {}
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
         traced['dynamo'] = False  # the tracing exporter keeps sizes dynamic
-    with torch.no_grad():
+    with torch.no_grad(), _scaled_attention():
         torch.onnx.export(
             part.module,
             (image,),
@@ -97,6 +101,38 @@ def _write_onnx(
         )
     onnx.helper.set_model_props(model, notes)
     onnx.save(model, str(path))
+
+
+@contextmanager
+def _scaled_attention() -> Iterator[None]:
+    """Lets older versions of PyTorch export attention with a scale.
+
+    The exporter of 2.1 fails on a scale that is a number. Here the query is
+    multiplied with it, in relation to the default scale.
+    """
+    if digit_version(torch.__version__) >= digit_version('2.8'):
+        yield
+        return
+    from torch.onnx import symbolic_helper, symbolic_opset14
+
+    name = 'aten::scaled_dot_product_attention'
+    attention = symbolic_opset14.scaled_dot_product_attention
+
+    def scaled(g: Any, query: Any, *rest: Any) -> Any:
+        # key, value, mask, dropout, causal, scale and in newer versions more
+        scale = symbolic_helper._maybe_get_const(rest[5], 'f')
+        if isinstance(scale, float):
+            usual = symbolic_opset14._attention_scale(g, query)
+            number = g.op('Constant', value_t=torch.tensor(scale))
+            query = g.op('Mul', query, g.op('Div', number, usual))
+            rest = (*rest[:5], None, *rest[6:])
+        return attention(g, query, *rest)
+
+    torch.onnx.register_custom_op_symbolic(name, scaled, OPSET)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic(name, OPSET)
 
 
 def _load_onnx(path: Path) -> Run:

@@ -3,9 +3,10 @@
 
 A picture is (B, 3, H, W) in float32 from 0 to 255, as OpenCV reads it (BGR).
 The modules contain the normalisation of the model's data preprocessor, but not
-its resizing and padding.
+its resizing; detectors also contain its padding.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
+from .detectors import detector
 
 #: Names of the parts of a model that can be exported.
 PARTS = ('whole', 'backbone', 'neck')
@@ -23,10 +25,13 @@ class Deployable(NamedTuple):
 
     Attributes:
         module: Maps a picture (B, 3, H, W) to one or more tensors.
-        task: ``'classification'``, ``'segmentation'`` or ``'features'``.
+        task: ``'classification'``, ``'segmentation'``, ``'detection'`` or
+            ``'features'``.
         outputs: Names of the outputs.
         crop: (H, W) of the pictures if the module accepts only one size.
         stride: Distance between such crops in a larger picture.
+        reference: Computes what a file is compared with, if not `module`.
+        notes: More metadata for programs that run a file.
     """
 
     module: nn.Module
@@ -34,6 +39,8 @@ class Deployable(NamedTuple):
     outputs: tuple[str, ...]
     crop: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+    reference: Callable[[Tensor], Sequence[Tensor]] | None = None
+    notes: dict[str, str] | None = None
 
 
 def part_of(model: nn.Module, part: str = 'whole') -> Deployable:
@@ -58,17 +65,13 @@ def part_of(model: nn.Module, part: str = 'whole') -> Deployable:
     if hasattr(model, 'decode_head'):
         return _segmentor(model)
     if hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):
-        raise UserError(
-            'Whole detectors are not exported here, since the suppression of '
-            'boxes is not made of standard operators in mmdet; export '
-            '--part backbone or --part neck, or take mmdeploy for the whole.'
-        )
+        return _detector(model)
     if hasattr(model, 'head') and hasattr(model, 'extract_feat'):
         module = _Whole(model, lambda x: model.head(model.extract_feat(x)))
         return Deployable(module, 'classification', ('logits',))
     raise UserError(
-        f'--part whole takes a classifier or a segmentor; '
-        f'{type(model).__name__} is none, take --part backbone.'
+        f'--part whole takes a classifier, a segmentor or a detector; '
+        f'{type(model).__name__} is none of them, take --part backbone.'
     )
 
 
@@ -142,6 +145,17 @@ def _segmentor(model: nn.Module) -> Deployable:
         stride = tuple(map(int, model.test_cfg['stride']))
     module = _Whole(model, run)
     return Deployable(module, 'segmentation', ('logits',), crop, stride)
+
+
+def _detector(model: nn.Module) -> Deployable:
+    run, reference, outputs, notes = detector(model)
+    return Deployable(
+        _Whole(model, run),
+        'detection',
+        outputs,
+        reference=reference,
+        notes=notes,
+    )
 
 
 class _AdaptivePool(nn.Module):

@@ -14,12 +14,13 @@ from torch import Tensor
 from ..custom_op import operator, register_backward
 from ..position_bias import PositionBias, TableBias
 from . import common as triton_common
-from .common import on_device, widened
-from .launching import (
+from .common import (
     ceil_div,
     dot_precision,
     has_tf32,
+    on_device,
     strides,
+    widened,
     with_rows,
 )
 

@@ -16,8 +16,7 @@ from ..custom_op import (
     register_backward,
 )
 from . import common as triton_common
-from .common import on_device, widened
-from .launching import ceil_div
+from .common import ceil_div, on_device, widened
 
 # Elements of a block, and most channels that fit into a block.
 BLOCK_ELEMENTS = 2048

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..custom_op import gradients_like, operator, register_backward
 from . import common as triton_common
-from .common import on_device, widened
-from .launching import dot_precision, strides, with_rows
+from .common import dot_precision, on_device, strides, widened, with_rows
 
 # Rows and columns of a tile of queries and of a tile of keys, by the padded
 # channels of a head. With K = 7, a tile of 8 x 8 queries has 14 x 14 keys, so

@@ -24,8 +24,8 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from .. import reference
-from ..plain_sampling import sample_plainly
 from ..position_bias import TableBias
+from ..sampling import sample_plainly
 from .common import INTERPRETED, declines
 
 # Largest allowed errors of outputs and gradients, relative to the largest
@@ -268,7 +268,9 @@ def _run_sampling(case: Case) -> Pairs:
     return _side_by_side(case, sample_at_points, sample_plainly, shapes, 1)
 
 
-def layer_norm_failure(x: Tensor, dtype: torch.dtype) -> str | None:
+def layer_norm_failure(
+    x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> str | None:
     """Does the same as ``deformable_failure``, for LayerNorm in `dtype`."""
     if INTERPRETED:
         return None

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..custom_op import is_transformed, operator, recompute_in_backward
 from . import common as triton_common
-from .common import on_device
-from .launching import ceil_div, strides
+from .common import ceil_div, on_device, strides
 
 # Points and channels of a block.
 BLOCKS = dict(BLOCK=16, CHANNELS=64, num_warps=4)
@@ -41,7 +40,7 @@ def not_supported(x: Tensor, points_yx: Tensor) -> str | None:
 
 
 def sample_at_points(x: Tensor, points_yx: Tensor) -> Tensor:
-    """See ``mmdat.ops.sampling.sample_at_points``."""
+    """See ``mmdat.ops.sample_at_points``."""
     return _sample(x, points_yx)
 
 

@@ -32,6 +32,21 @@ def drop(key):
     return lambda whole: whole.pop(key)
 
 
+def every(change):
+    """Applies a function to every annotation."""
+    return lambda whole: [change(one) for one in whole['annotations']]
+
+
+def to_corners(one):
+    x, y, width, height = 30.0, 20.0, 30.0, 20.0
+    one['bbox'] = [x, y, x + width, y + height]
+
+
+def normalise(one):
+    x, y, width, height = one['bbox']
+    one['bbox'] = [x / WIDTH, y / HEIGHT, width / WIDTH, height / HEIGHT]
+
+
 ERRORS = {
     'no bbox': (annotation(bbox=...), ('annotation 11 (image 1)', 'no bbox')),
     'box of 3': (annotation(bbox=[1, 2, 3]), ('11', 'not four numbers')),
@@ -105,6 +120,31 @@ ERRORS = {
         ],
         ('keeps none of the 4 images', 'image_id'),
     ),
+    'area text': (annotation(area='200'), ('11', 'an area that is not a')),
+    'iscrowd text': (annotation(iscrowd='no'), ('11', 'neither 0 nor 1')),
+    'crowds only': (
+        every(lambda one: one.update(iscrowd=1)),
+        ('Some objects must count', 'nothing to learn'),
+    ),
+    'all outside': (
+        every(lambda one: one.update(bbox=[900, 2, 9, 3])),
+        ('Some objects must count', 'nothing to learn'),
+    ),
+    'parts of the picture': (every(normalise), ('Some objects must count',)),
+    'corners': (
+        every(to_corners),
+        ('not two corners', '8 of the 8 objects', '[30.0, 20.0, 60.0, 40.0]'),
+    ),
+    'no list of annotations': (
+        drop('annotations'),
+        ('a list "annotations"',),
+    ),
+    'annotations by id': (
+        lambda w: w.update(
+            annotations={one['id']: one for one in w['annotations']}
+        ),
+        ('a list "annotations"',),
+    ),
     'a list': (
         lambda w: w['annotations'].append([1]),
         ('not a JSON object: [1]',),
@@ -162,6 +202,7 @@ WARNINGS = {
     'nan': (annotation(bbox=[1, 2, float('nan'), 3]), '1 object without area'),
     'outside': (annotation(bbox=[900, 2, 9, 3]), '1 object without area'),
     'area 0': (annotation(area=0), '1 object without area'),
+    'beyond': (annotation(bbox=[50, 2, 20, 9]), '1 of the 8 objects'),
     'polygon of 4': (annotation(segmentation=[[1, 2, 3, 4]]), 'fewer than 6'),
     'odd polygon': (annotation(segmentation=[[1.5] * 7]), 'odd number'),
     'part of 4': (

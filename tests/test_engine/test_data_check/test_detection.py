@@ -138,3 +138,27 @@ def test_what_is_not_known_is_left_alone(data):
     cfg.train_dataloader = dict(dataset=object())
     cfg.val_dataloader = None
     assert not check(cfg)[0]
+
+
+def test_splits_with_other_classes(data):
+    """Where mmdet takes any order, since it numbers them by the file."""
+    cfg = config(data, 2, NAMES[:2])
+    cfg.val_dataloader.dataset.metainfo = dict(classes=NAMES[1::-1])
+    errors, _ = check(cfg)
+    assert not errors
+    cfg.val_dataloader.dataset.metainfo = dict(classes=NAMES[1:])
+    (said,) = check(cfg)[0]
+    assert 'All splits need the same classes' in said
+
+
+def test_a_class_without_objects(data):
+    path = data(
+        'train',
+        lambda whole: whole['annotations'].__setitem__(
+            slice(None),
+            [a for a in whole['annotations'] if a['category_id'] != 7],
+        ),
+    )
+    errors, (said,) = check(config(data))
+    assert not errors
+    assert f'{path} has no object of 1 class' in said and NAMES[1] in said

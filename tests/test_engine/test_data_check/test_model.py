@@ -8,7 +8,13 @@ import pytest
 from mmengine.config import Config, ConfigDict
 
 from mmdat.engine.data_check.channels import check_channels, unused_maps
-from mmdat.engine.data_check.heads import check_heads, heads_of
+from mmdat.engine.data_check.heads import (
+    check_heads,
+    check_ignored,
+    check_weights,
+    heads_of,
+)
+from mmdat.engine.data_check.metrics import check_best, check_evaluators
 from mmdat.engine.data_check.report import Report
 from mmdat.engine.data_check.schedule import check_warm_up
 
@@ -36,6 +42,10 @@ def test_our_configs_agree_with_themselves(name):
     if expected is not None:
         assert numbers == {expected}
     check_heads(cfg, numbers.pop(), 'it', report)
+    check_ignored(cfg, 255, 'it', report)
+    check_weights(cfg, report)
+    check_evaluators(cfg, 'val', report)
+    check_best(cfg, report)
     assert not report.errors
     assert unused_maps(cfg, len(channels_of(cfg))) == []
 
@@ -45,6 +55,28 @@ def heads(model, number, scope='mmdet'):
     cfg = Config(dict(model=model, default_scope=scope))
     check_heads(cfg, number, 'the data', report)
     return ' '.join(report.errors)
+
+
+@pytest.mark.parametrize(
+    ('name', 'head', 'good'),
+    [
+        ('upernet_dat_digits', 'decode_head', (11,)),
+        ('mask_rcnn_dat_digits', 'roi_head.bbox_head', (10, 11)),
+        ('classifier_dat_digits', 'head', (10,)),
+    ],
+)
+def test_a_weight_for_each_class(name, head, good):
+    cfg = deepcopy(family.load(name))
+    settings = cfg.model
+    for key in head.split('.'):
+        settings = settings[key]
+    key = next(k for k in settings if k.startswith('loss'))
+    for number in (3, 10, 11, 12):
+        settings[key].class_weight = [1.0] * number
+        report = Report()
+        check_weights(cfg, report)
+        assert bool(report.errors) == (number not in good)
+    assert f'model.{head}.{key}.class_weight has 12' in report.errors[0]
 
 
 def test_every_head_is_named():

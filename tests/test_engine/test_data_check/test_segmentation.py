@@ -80,7 +80,45 @@ def test_another_ignored_value(data):
     data([0, 1, 99])
     cfg = config(data)
     cfg.train_dataloader.dataset.ignore_index = 99
+    errors, _ = check(cfg)
+    assert len(errors) == 2  # a head and the auxiliary head
+    assert 'decode_head.ignore_index is 255 and that of train' in errors[0]
+    cfg.model.decode_head.ignore_index = 99
+    cfg.model.auxiliary_head.ignore_index = 99
     assert check(cfg) == ([], [])
+    data([0, 1, 255])  # which is no label then
+    (said,) = check(cfg)[0]
+    assert 'or 99 for ignored' in said and 'has 255' in said
+
+
+def test_a_pipeline_without_the_folder_of_maps(data):
+    cfg = config(data)
+    del cfg.train_dataloader.dataset.data_prefix['seg_map_path']
+    (said,) = check(cfg)[0]
+    assert 'seg_map_path, because its pipeline loads' in said
+
+
+def test_classes_of_no_map(data):
+    for number in range(3):
+        data([0, 2], number=number)
+    errors, (said,) = check(config(data))
+    assert not errors and '1 class that no label map has (' in said
+    assert NAMES[1] in said and '3 of 3 maps' in said
+
+
+def test_a_map_that_cannot_be_read(data):
+    path = data([0, 1])
+    path.write_bytes(path.read_bytes()[:40])
+    (said,) = check(config(data))[0]
+    assert f'{path} cannot be read' in said
+
+
+@pytest.mark.parametrize('names', [NAMES[::-1], ('a', 'b', 'c')])
+def test_splits_with_other_names(names, data):
+    cfg = config(data)
+    cfg.val_dataloader.dataset.metainfo = dict(classes=names)
+    (said,) = check(cfg)[0]
+    assert f'has {names[0]!r} where train_dataloader.dataset has' in said
 
 
 def test_zero_that_is_ignored_by_mistake(data):

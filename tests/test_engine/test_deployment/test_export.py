@@ -197,13 +197,6 @@ def test_what_is_asked_for_wrongly(kwargs, message, tmp_path):
         export(classifier(), tmp_path / 'a.onnx', **kwargs)
 
 
-def test_whole_detectors_are_refused(tmp_path):
-    model = nn.Module()
-    model.bbox_head = nn.Identity()
-    with pytest.raises(UserError, match='mmdeploy'):
-        export(model, tmp_path / 'a.onnx')
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'form',

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from versions import needs_torch
 
-from mmdat.ops import plain_sampling
+from mmdat.ops import sampling
 from mmdat.ops.cpu import grid_sample as whole_grid_sample
 
 pytestmark = needs_torch('2.4')
@@ -34,7 +34,7 @@ def gradients(out, tensors):
 def test_between_agrees_with_all_differences(tensors):
     maps, to_xy, from_xy = tensors
     plain = F.grid_sample(maps, to_xy[:, None] - from_xy[:, None], **SETTINGS)
-    whole = plain_sampling.grid_sample_between(*tensors)
+    whole = sampling.grid_sample_between(*tensors)
     torch.testing.assert_close(whole, plain)
     for a, b in zip(gradients(whole, tensors), gradients(plain, tensors)):
         torch.testing.assert_close(a, b)
@@ -45,14 +45,12 @@ def test_between_keeps_no_differences(tensors):
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(tuple(t.shape)), lambda t: t
     ):
-        plain_sampling.grid_sample_between(*tensors)
+        sampling.grid_sample_between(*tensors)
     assert sorted(kept) == [(3, 2, 4, 5), (3, 7, 2), (6, 2)]
 
 
 def test_gradcheck(tensors):
-    assert torch.autograd.gradcheck(
-        plain_sampling.grid_sample_between, tensors
-    )
+    assert torch.autograd.gradcheck(sampling.grid_sample_between, tensors)
     maps, _, grid_xy = tensors
     assert torch.autograd.gradcheck(
         whole_grid_sample.grid_sample, (maps, grid_xy[:, :, None])
@@ -76,8 +74,8 @@ def test_a_compiler_leaves_it_whole(tensors):
 
     def sample(maps, to_xy, from_xy):
         return (
-            plain_sampling.grid_sample(maps, from_xy[:, :, None]),
-            plain_sampling.grid_sample_between(maps, to_xy, from_xy),
+            sampling.grid_sample(maps, from_xy[:, :, None]),
+            sampling.grid_sample_between(maps, to_xy, from_xy),
         )
 
     compiled = torch.compile(sample, backend=keep, fullgraph=True)

@@ -4,11 +4,7 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import (
-    DimDynamic,
-    ShapeEnv,
-    StatelessSymbolicContext,
-)
+from torch.fx.experimental import symbolic_shapes
 from versions import needs_torch
 
 from mmdat.ops.triton import deformable, layer_norm, neighborhood, sampling
@@ -19,13 +15,13 @@ pytestmark = needs_torch('2.5')
 @pytest.fixture
 def tensors():
     """Makes tensors of unknown sizes, equal where the numbers are."""
-    mode = FakeTensorMode(shape_env=ShapeEnv())
+    mode = FakeTensorMode(shape_env=symbolic_shapes.ShapeEnv())
 
     def make(*shape, dtype=torch.float32):
         return mode.from_tensor(
             torch.empty(shape, dtype=dtype),
-            symbolic_context=StatelessSymbolicContext(
-                dynamic_sizes=[DimDynamic.DUCK] * len(shape)
+            symbolic_context=symbolic_shapes.StatelessSymbolicContext(
+                dynamic_sizes=[symbolic_shapes.DimDynamic.DUCK] * len(shape)
             ),
         )
 
