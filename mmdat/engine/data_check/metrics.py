@@ -111,11 +111,17 @@ def _has_masks(node: Any) -> bool:
 
 
 def check_best(cfg: Config, report: Report) -> None:
-    """Reports a ``save_best`` that no metric of the validation computes."""
+    """Reports a ``save_best`` that no metric of the validation computes.
+
+    mmengine's hook ends the run in an error then; ours keeps no best
+    checkpoint for it.
+    """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     wanted = hook.get('save_best') if isinstance(hook, Mapping) else None
     if not wanted or not cfg.get('val_dataloader'):
         return
+    ours = name_of(hook.get('type')) == 'AtomicCheckpointHook'
+    tell = report.warn if ours else report.error
     names: list[str] = []
     for metric in metrics_of(cfg, 'val'):
         found = _names(metric)
@@ -124,10 +130,10 @@ def check_best(cfg: Config, report: Report) -> None:
         names += found
     for name in [wanted] if isinstance(wanted, str) else wanted:
         if names and name not in ('auto', *names):
-            report.error(
+            tell(
                 f'default_hooks.checkpoint.save_best must be a metric of '
                 f'val_evaluator, which computes {listed(names, 9)}; got '
-                f'{name!r}.'
+                f'{name!r}{", so no best checkpoint is kept for it" * ours}.'
             )
 
 

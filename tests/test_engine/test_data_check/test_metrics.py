@@ -66,15 +66,20 @@ def test_names_of_metrics():
 )
 def test_the_best_checkpoint_is_by_a_metric_that_is_there(name, wrong, right):
     key = 'default_hooks__checkpoint__save_best'
-    said = errors(name, **{key: wrong})
+    hook = dict(default_hooks__checkpoint__type='CheckpointHook')
+    said = errors(name, **hook, **{key: wrong})
     last = wrong if isinstance(wrong, str) else wrong[-1]
     assert f'got {last!r}' in said and 'which computes' in said
-    assert not errors(name, **{key: right})
+    assert not errors(name, **hook, **{key: right})
 
 
 def test_boxes_only_leave_no_best_mask():
-    said = errors(DETECTOR, val_evaluator__metric='bbox')
-    assert "got 'coco/segm_mAP'" in said
+    cfg, report = deepcopy(family.load(DETECTOR)), Report()
+    cfg.val_evaluator.metric = 'bbox'
+    check_best(cfg, report)
+    (said,) = report.warnings
+    assert not report.errors
+    assert "got 'coco/segm_mAP', so no best checkpoint is kept" in said
 
 
 def test_metrics_that_are_not_known_are_left_alone():
