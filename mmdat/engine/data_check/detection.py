@@ -19,7 +19,7 @@ from .coco_rules import (
     check_file,
     check_rules,
 )
-from .parts import Part, metrics_of, name_of
+from .parts import Part, kinds_of, metrics_of, name_of
 from .pictures import check_coco_pictures
 from .report import Report, counted, listed
 
@@ -225,10 +225,10 @@ def check_part(part: Part, report: Report) -> int | None:
         )
     if part.split != 'test' and number:
         ids = chosen(part, file)
+        tell = report.error if part.split == 'train' else report.warn
         if not any(
             file.images_of.get(i, set()) & set(file.images) for i in ids
         ):
-            tell = report.error if part.split == 'train' else report.warn
             tell(
                 f'No annotation of {file.path} belongs to one of its images '
                 f'and to a class of {part.place}, so there is nothing to '
@@ -238,7 +238,6 @@ def check_part(part: Part, report: Report) -> int | None:
         elif any(file.objects_of[i] for i in ids):
             _look_at_classes(part, file, report)
         else:
-            tell = report.error if part.split == 'train' else report.warn
             tell(
                 f'Some objects must count; all of {file.path} that belong to '
                 f'a class of {part.place} are crowds (iscrowd=1), ignored, '
@@ -314,10 +313,8 @@ def _check_evaluable(
 ) -> None:
     names = next((p.classes for p in parts if p.classes), None)
     ids = {i for i, name in file.categories if not names or name in names}
-    kinds = metric.get('metric', 'bbox')
-    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     rules = ALWAYS | CROWD
-    if 'segm' in kinds:
+    if 'segm' in kinds_of(metric, 'metric', 'bbox'):
         rules = rules | MASKS | POLYGONS | FIRST
     check_rules(file, rules, ids, place, report.error)
 

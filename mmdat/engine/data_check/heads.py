@@ -54,12 +54,19 @@ def _heads(
             yield from _heads(child, f'{place}.{name}', name, inside)
 
 
+def _default(
+    cfg: Config, head: Mapping[str, Any], name: str, default: Any = None
+) -> Any:
+    """Returns the default of a setting in the class of a head."""
+    scope = head.get('_scope_') or cfg.get('default_scope')
+    return default_of(find_type(MODELS, head['type'], scope), name, default)
+
+
 def heads_of(cfg: Config) -> Iterator[tuple[str, int]]:
     """Yields place and number of classes of each head with classes.
 
     A class-agnostic mask head has none.
     """
-    scope = cfg.get('default_scope')
     for place, key, head in _heads(cfg.get('model'), 'model'):
         if head.get('class_agnostic') is True:
             continue
@@ -70,9 +77,7 @@ def heads_of(cfg: Config) -> Iterator[tuple[str, int]]:
             continue
         if number is None and key in _KEYS and head.get('type'):
             # Without a setting, the default of the class applies: often 80.
-            scoped = head.get('_scope_') or scope
-            found = find_type(MODELS, head['type'], scoped)
-            number = default_of(found, 'num_classes')
+            number = _default(cfg, head, 'num_classes')
         if type(number) is int:
             yield f'{place}.num_classes', number
 
@@ -130,9 +135,7 @@ def check_ignored(
             continue
         found = head.get('ignore_index')
         if found is None:
-            scoped = head.get('_scope_') or cfg.get('default_scope')
-            kind = find_type(MODELS, head['type'], scoped)
-            found = default_of(kind, 'ignore_index', 255)
+            found = _default(cfg, head, 'ignore_index', 255)
         if found != ignored:
             report.error(
                 f'Heads must ignore the label that the data ignore; '
@@ -152,22 +155,25 @@ def check_weights(cfg: Config, report: Report) -> None:
         masked = 'Mask' in name_of(head.get('type'))
         if key in ('head', 'auxiliary_head', 'decode_head') and not masked:
             good = (number,)
-        for name, losses in head.items():
-            for loss in losses if isinstance(losses, list) else [losses]:
-                weights = (
-                    loss.get('class_weight')
-                    if isinstance(loss, Mapping)
-                    else None
+        for name, weights in _class_weights(head):
+            if len(weights) not in good:
+                report.error(
+                    f'class_weight must have a weight for each class; '
+                    f'{place}.{name}.class_weight has {len(weights)} and '
+                    f'the head {counted(number, "class", "classes")}.'
                 )
-                if (
-                    isinstance(weights, list | tuple)
-                    and len(weights) not in good
-                ):
-                    report.error(
-                        f'class_weight must have a weight for each class; '
-                        f'{place}.{name}.class_weight has {len(weights)} and '
-                        f'the head {counted(number, "class", "classes")}.'
-                    )
+
+
+def _class_weights(
+    head: Mapping[str, Any],
+) -> Iterator[tuple[str, list | tuple]]:
+    """Yields the key and the weights of each loss that has a list of them."""
+    for name, losses in head.items():
+        for loss in losses if isinstance(losses, list) else [losses]:
+            if isinstance(loss, Mapping):
+                weights = loss.get('class_weight')
+                if isinstance(weights, list | tuple):
+                    yield name, weights
 
 
 def _binary(cfg: Config, found: int, number: int) -> bool:

@@ -7,12 +7,12 @@ from typing import Any
 from mmengine.config import Config
 
 from .heads import most_of_heads
-from .parts import metrics_of, name_of
+from .parts import kinds_of, metrics_of, name_of
 from .report import Report, counted, listed
 
 _COCO_KINDS = ('bbox', 'segm', 'proposal', 'proposal_fast')
 _COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-# What mmseg's IoUMetric puts out for each of its iou_metrics.
+# What mmseg's IoUMetric computes for each of its iou_metrics.
 _IOU = dict(
     mIoU=('mIoU', 'mAcc'),
     mDice=('mDice', 'mAcc'),
@@ -38,14 +38,16 @@ def check_evaluators(cfg: Config, split: str, report: Report) -> None:
         if kind == 'Accuracy':
             _check_topk(metric.get('topk'), f'{place}.topk', classes, report)
         elif kind == 'IoUMetric':
-            unknown = [n for n in _kinds(metric, 'mIoU') if n not in _IOU]
+            kinds = kinds_of(metric, 'iou_metrics', 'mIoU')
+            unknown = [kind for kind in kinds if kind not in _IOU]
             if unknown:
                 report.error(
                     f'{place}.iou_metrics may hold {", ".join(_IOU)}; got '
                     f'{unknown[0]!r}.'
                 )
         elif kind == 'CocoMetric':
-            _check_kinds(cfg, _kinds(metric, 'bbox'), place, report)
+            kinds = kinds_of(metric, 'metric', 'bbox')
+            _check_kinds(cfg, kinds, place, report)
     head = (cfg.get('model') or {}).get('head')
     if isinstance(head, Mapping) and head.get('cal_acc'):
         _check_topk(head.get('topk'), 'model.head.topk', classes, report)
@@ -65,13 +67,6 @@ def _check_kinds(
             f"{place}.metric has 'segm', which needs masks, and the model "
             f"predicts boxes only, so set it to 'bbox'."
         )
-
-
-def _kinds(metric: Mapping[str, Any], default: str) -> list[str]:
-    """The kinds of results that CocoMetric and IoUMetric are asked for."""
-    key = 'metric' if default == 'bbox' else 'iou_metrics'
-    kinds = metric.get(key, default)
-    return [kinds] if isinstance(kinds, str) else list(kinds)
 
 
 def _check_topk(
@@ -142,14 +137,15 @@ def _names(metric: Mapping[str, Any]) -> list[str] | None:
     kind, prefix = name_of(metric.get('type')), metric.get('prefix')
     several = isinstance(metric.get('thrs'), list | tuple)
     if kind == 'CocoMetric' and not metric.get('classwise'):
-        kinds = _kinds(metric, 'bbox')
+        kinds = kinds_of(metric, 'metric', 'bbox')
         if metric.get('format_only') or not set(kinds) <= {'bbox', 'segm'}:
             return None
         items = metric.get('metric_items') or _COCO
         names = [f'{kind}_{item}' for kind in kinds for item in items]
         prefix = prefix or 'coco'
     elif kind == 'IoUMetric' and not metric.get('format_only'):
-        found = [n for k in _kinds(metric, 'mIoU') for n in _IOU.get(k, ())]
+        kinds = kinds_of(metric, 'iou_metrics', 'mIoU')
+        found = [name for kind in kinds for name in _IOU.get(kind, ())]
         names = ['aAcc', *dict.fromkeys(found)]
     elif kind == 'Accuracy' and not several:
         topk = metric.get('topk', 1)

@@ -178,6 +178,12 @@ def parts_of(cfg: Config, split: str) -> list[Part]:
     return parts
 
 
+def kinds_of(metric: Mapping[str, Any], key: str, default: str) -> list[str]:
+    """Returns the kinds of results that a setting of a metric asks for."""
+    kinds = metric.get(key, default)
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
 def metrics_of(cfg: Config, split: str) -> list[Mapping[str, Any]]:
     """Returns the metrics of a split that are written as settings."""
     return [
