@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from run_onnx_script import run_onnx_script
 
 from mmdat.analysis.forward import build_model
 from mmdat.checkpoints.loading import load_checkpoint_file
@@ -121,20 +122,11 @@ def found_by_mmdet(model, picture):
 
 def run_alone(path, picture, folder):
     """What the script finds, and what it prints."""
-    np.save(folder / 'picture.npy', picture)
-    done = subprocess.run(
-        [
-            *(sys.executable, ROOT / 'tools' / 'deployment' / 'run_onnx.py'),
-            *(path, folder / 'picture.npy', '--out', folder / 'found.npz'),
-            *('--draw', folder / 'found.png'),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        timeout=300,
+    found, printed = run_onnx_script(
+        *(path, picture, folder, 'found.npz'),
+        *('--draw', folder / 'found.png'),
     )
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(folder / 'found.npz')), done.stdout.splitlines()
+    return dict(found), printed.splitlines()
 
 
 def check_found(got, wanted):

@@ -2,9 +2,6 @@
 """Exported files agree with the model, or are not written."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from run_onnx_script import run_onnx_script
 from torch import nn
 
 from mmdat.engine.deployment import export, exporting, parts
@@ -85,19 +83,8 @@ def scattered(model):
 
 def run_alone(model, picture, folder):
     """What the script makes of a picture (H, W, 3), and what it prints."""
-    np.save(folder / 'picture.npy', picture)
-    done = subprocess.run(
-        [
-            *(sys.executable, ROOT / 'tools' / 'deployment' / 'run_onnx.py'),
-            *(model, folder / 'picture.npy', '--out', folder / 'out.npy'),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return torch.from_numpy(np.load(folder / 'out.npy')), done.stdout
+    out, printed = run_onnx_script(model, picture, folder, 'out.npy')
+    return torch.from_numpy(out), printed
 
 
 def preprocessed(model, picture):
