@@ -8,8 +8,8 @@ seconds and 130 MB. PyTorch before 2.4 has no custom operators; there, backends
 that need them are not supported, or store more for the backward pass.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -104,6 +104,81 @@ def store_all(ctx: Any, inputs: Sequence[Any], output: Sequence[Any]) -> None:
     ctx.settings = inputs[len(tensors) :]
 
 
+class _OneByOne(torch.autograd.Function):
+    """A function of tensors, computed for one sample of ``vmap`` at a time."""
+
+    @staticmethod
+    def forward(function: Callable, *args: Any) -> tuple[Tensor | None, ...]:
+        """See the class."""
+        return function(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Stores nothing: there are no further derivatives."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
+        """See the class."""
+        outs = _stacked(
+            _OneByOne.apply(
+                *(
+                    x.select(dim, i) if isinstance(dim, int) else x
+                    for x, dim in zip(inputs, in_dims, strict=True)
+                )
+            )
+            for i in range(info.batch_size)
+        )
+        return outs, tuple(None if x is None else 0 for x in outs)
+
+
+def _stacked(
+    samples: Iterable[tuple[Tensor | None, ...]],
+) -> tuple[Tensor | None, ...]:
+    return tuple(
+        None if parts[0] is None else torch.stack(parts)
+        for parts in zip(*samples, strict=True)
+    )
+
+
+# Autograd batches by a vmap that is older than torch.func.
+_is_batched = getattr(
+    torch._C._functorch, 'is_legacy_batchedtensor', lambda _: False
+)
+
+
+def is_of_several(grad: Tensor) -> bool:
+    """Returns whether a backward pass runs for several gradients at once."""
+    return is_transformed() or _is_batched(grad)
+
+
+def for_each_gradient(function: Callable) -> Callable:
+    """Decorator of a function of the gradient of an output, in a backward.
+
+    Given several gradients at once (``is_grads_batched``, on which
+    ``jacobian(vectorize=True)`` is built), autograd calls a backward pass
+    once, under ``vmap``. What writes results in place does not support that,
+    so it gets one gradient at a time.
+    """
+
+    @wraps(function)
+    def call(grad: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
+        if not is_of_several(grad):
+            return function(grad, *args)
+        if is_transformed():
+            return _OneByOne.apply(function, grad, *args)
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        grads = torch._remove_batch_dim(grad, level, 1, 0)
+        outs = _stacked(function(one, *args) for one in grads)
+        return tuple(
+            x if x is None else torch._add_batch_dim(x, 0, level) for x in outs
+        )
+
+    return call
+
+
 def register_backward(
     forward: Operator,
     gradients: Operator,
@@ -129,7 +204,7 @@ def register_backward(
         twice: Whether `backward` can be differentiated, for second
             derivatives.
     """
-    run = partial(backward, gradients.function)
+    run = partial(backward, for_each_gradient(gradients.function))
     forward.differentiable = type(
         f'{forward.function.__name__}_function',
         (torch.autograd.Function,),

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .custom_op import for_each_gradient
+
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``linear(gelu(x))`` that stores only `x` for the backward pass.
@@ -43,10 +45,17 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        x, weight = ctx.saved_tensors
         with torch.autocast(**ctx.autocast):
-            flat = grad.flatten(0, -2)
-            weight_grad = flat.mT @ F.gelu(x).flatten(0, -2)
-            hidden_grad = grad @ weight
-        x_grad = torch.ops.aten.gelu_backward(hidden_grad.to(x.dtype), x)
-        return x_grad, weight_grad, flat.sum(0)
+            return _gradients(grad, *ctx.saved_tensors)
+
+
+@for_each_gradient
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `x`, the weight and the bias."""
+    flat = grad.flatten(0, -2)
+    weight_grad = flat.mT @ F.gelu(x).flatten(0, -2)
+    hidden_grad = (grad @ weight).to(x.dtype)
+    x_grad = torch.ops.aten.gelu_backward(hidden_grad, x)
+    return x_grad, weight_grad, flat.sum(0)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .custom_op import is_compiling
+from .custom_op import is_compiling, is_of_several
 
 _held = threading.local()
 
@@ -40,7 +40,8 @@ class _Cast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         given = [grad for grad in grads if grad is not None]
-        if torch.is_grad_enabled():  # for second derivatives
+        # For second derivatives, and for several gradients at once.
+        if torch.is_grad_enabled() or any(map(is_of_several, given)):
             wide = iter([grad.to(ctx.dtype) for grad in given])
         else:
             wide = iter(_cast(given, ctx.dtype) if given else ())

@@ -114,9 +114,10 @@ def _window_attention(
     Args:
         x: Pixels (n w w, C).
         windows: The windows.
-        qkv_weight: (3 C, C).
-        qkv_bias: (3 C,).
-        out_weight: (C, C).
+        qkv_weight: (3 D, C), where heads may be narrower than in the model
+            that was built, D < C.
+        qkv_bias: (3 D,).
+        out_weight: (C, D).
         out_bias: (C,).
         bias: (heads, w w, w w), query by key.
     """
@@ -125,7 +126,7 @@ def _window_attention(
     out = F.scaled_dot_product_attention(
         *_by_head(qkv, 3, bias), attn_mask=bias[None]
     )
-    out = out.transpose(1, 2).reshape(x.shape)
+    out = out.transpose(1, 2).flatten(2).flatten(0, 1)
     return product(out, out_weight, out_bias)
 
 
@@ -145,7 +146,7 @@ def _window_attention_backward(
     scale = q.shape[-1] ** -0.5
     q.mul_(scale)
     weights = attention_weights(q, k, bias)
-    attended = (weights @ v).transpose(1, 2).reshape(x.shape)
+    attended = (weights @ v).transpose(1, 2).flatten(2).flatten(0, 1)
     (grads,) = _by_head(product(grad, out_weight.mT), 1, bias)
     scores_grad = score_gradients(grads, v, weights)
     qkv_grad = x.new_empty(len(x), len(qkv_bias))

@@ -35,6 +35,8 @@ def product(
         and x.dtype == torch.float32
         and x.numel()
         and not torch.is_grad_enabled()  # it has no derivative
+        # It reads a bias as if its numbers lay side by side.
+        and (bias is None or bias.is_contiguous())
     ):
         after = ('gelu', [], 'none') if gelu else ('none', [], '')
         return _FUSED(x, weight, bias, *after)
