@@ -14,6 +14,7 @@ from ..checkpoints.hooks import adapt_checkpoints_of
 from ..checkpoints.starting import StartFrom
 from ..ops.dispatch import BACKEND_NAMES
 from ..registry import MODELS
+from ..utils.errors import SettingError
 from .arch import (
     ARCH_ZOO,
     NUM_STAGES,
@@ -232,7 +233,8 @@ class DAT(Scriptable, BaseModule):
             ceil(W / s)) with stride s of 4, 8, 16, 32.
 
         Raises:
-            ValueError: `x` has another shape or an integer type.
+            ValueError: `x` is no tensor, or has another shape or an integer
+                type.
         """
         if not is_symbolic(x):
             self._check_images(x)
@@ -264,6 +266,11 @@ class DAT(Scriptable, BaseModule):
         return self.stages[stage](x)
 
     def _check_images(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise SettingError(
+                f'DAT takes images as one tensor (B, {self.in_channels}, H, '
+                f'W); got a {type(x).__name__}.'
+            )
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape:
             raise ValueError(
                 f'DAT takes images of shape (B, {self.in_channels}, H, W) '

@@ -7,6 +7,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,16 +97,29 @@ def _has_global_hooks() -> bool:
     )
 
 
+def _genuine(place: object, name: str) -> object:
+    """Returns PyTorch's own function, None if something else has its place."""
+    function = getattr(place, name)
+    home = getattr(function, '__globals__', {}).get('__name__')
+    known = getattr(place, '__module__', 'torch.nn.functional')
+    return function if home in (None, known) else None
+
+
 # Functions that counters and quantisers replace, to change all layers at once.
 _FUNCTIONS = {
-    (place, name): getattr(place, name)
+    (place, name): _genuine(place, name)
     for place, names in (
         (F, ('linear', 'layer_norm', 'gelu', 'conv2d', 'dropout')),
         (F, ('scaled_dot_product_attention',)),
         (nn.Module, ('__call__', '_call_impl')),
+        (nn.Conv2d, ('_conv_forward',)),
     )
     for name in names
 }
+_FUNCTIONS.update(
+    ((kind, '__call__'), nn.Module.__call__)
+    for kind in (nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout, nn.Conv2d)
+)
 
 
 def _is_patched() -> bool:
@@ -117,8 +131,7 @@ def _is_patched() -> bool:
 
 def _original(kind: type[nn.Module]) -> object:
     """Returns the original forward of a class, None if it was replaced."""
-    home = getattr(kind.forward, '__globals__', {}).get('__name__')
-    return kind.forward if home == kind.__module__ else None
+    return _genuine(kind, 'forward')
 
 
 _FORWARDS = {
@@ -175,7 +188,7 @@ def is_stock(
     return (
         type(layer) is kind
         and kind.forward is _FORWARDS.get(kind)
-        and 'forward' not in vars(layer)
+        and not _has_own_call(vars(layer))
         and not (
             layer._forward_pre_hooks
             or layer._forward_hooks
@@ -183,6 +196,20 @@ def is_stock(
             or layer._backward_hooks
         )
         and _has_stock_settings(layer, x)
+    )
+
+
+def _has_own_call(attributes: dict[str, Any]) -> bool:
+    """Returns whether a single layer is called in another way than its class.
+
+    Args:
+        attributes: Of the layer.
+    """
+    return (
+        'forward' in attributes
+        or '_conv_forward' in attributes
+        or '_call_impl' in attributes
+        or attributes.get('_compiled_call_impl') is not None
     )
 
 

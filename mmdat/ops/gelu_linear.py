@@ -45,17 +45,17 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        with torch.autocast(**ctx.autocast):
-            return _gradients(grad, *ctx.saved_tensors)
+        return _gradients(grad, *ctx.saved_tensors, ctx.autocast)
 
 
 @for_each_gradient
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor
+    grad: Tensor, x: Tensor, weight: Tensor, autocast: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `x`, the weight and the bias."""
-    flat = grad.flatten(0, -2)
-    weight_grad = flat.mT @ F.gelu(x).flatten(0, -2)
-    hidden_grad = (grad @ weight).to(x.dtype)
-    x_grad = torch.ops.aten.gelu_backward(hidden_grad, x)
+    with torch.autocast(**autocast):
+        flat = grad.flatten(0, -2)
+        weight_grad = flat.mT @ F.gelu(x).flatten(0, -2)
+        hidden_grad = grad @ weight
+    x_grad = torch.ops.aten.gelu_backward(hidden_grad.to(x.dtype), x)
     return x_grad, weight_grad, flat.sum(0)

@@ -225,6 +225,12 @@ def test_other_inputs_are_refused(shape):
         small()(torch.zeros(shape))
 
 
+@pytest.mark.parametrize('images', [None, [torch.rand(1, 3, 8, 8)], 'x'])
+def test_what_is_no_tensor_is_refused(images):
+    with pytest.raises(ValueError, match='as one tensor .*got a '):
+        small()(images)
+
+
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.bool])
 def test_whole_numbers_are_refused(dtype):
     with pytest.raises(ValueError, match=r'floating type; got torch\.'):

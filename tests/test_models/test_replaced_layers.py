@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize, prune
 
-from mmdat.models import fused
+from mmdat.models import fused, stock
 from mmdat.models.arch import POSITION_BIASES, resolve_arch
 from mmdat.models.block import Block, ConvBlock
 
@@ -252,6 +252,100 @@ def test_a_patched_function(name, monkeypatch):
     with torch.no_grad():
         block(x)
     assert len(calls) == dict(linear=4, gelu=1, layer_norm=2)[name]
+
+
+def test_a_patched_convolution(monkeypatch):
+    """By the method that convolutions are made of, of the class or of one."""
+    block, x = make('N')
+    forward = nn.Conv2d._conv_forward
+
+    def half(self, *args):
+        return forward(self, *args) / 2
+
+    for place in (nn.Conv2d, block.mlp.dwconv):
+        own = half if place is nn.Conv2d else half.__get__(place)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, '_conv_forward', own, raising=False)
+            fast, plain, trained = outputs(block, x)
+        torch.testing.assert_close(fast, plain)
+        torch.testing.assert_close(trained, plain)
+        assert (plain - block(x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('kind', [nn.Linear, nn.LayerNorm])
+def test_a_patched_call(kind, monkeypatch):
+    block, x = make('L')
+    calls = []
+
+    def counted(self, x):
+        calls.append(1)
+        return nn.Module.__call__(self, x)
+
+    monkeypatch.setattr(kind, '__call__', counted)
+    with torch.no_grad():
+        block(x)
+    assert len(calls) == {nn.Linear: 4, nn.LayerNorm: 2}[kind]
+
+
+@pytest.mark.parametrize('name', ['linear', 'layer_norm', 'conv2d'])
+def test_functions_patched_before_the_import(name, monkeypatch):
+    assert stock._genuine(F, name) is getattr(F, name)
+    monkeypatch.setattr(F, name, lambda *args: None)
+    assert stock._genuine(F, name) is None
+
+
+def test_one_layer_that_is_compiled():
+    block, x = make('N')
+    block.mlp._compiled_call_impl = lambda x: 0 * x
+    fast, plain, _ = outputs(block, x)
+    torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize(('kind', 'bias'), CASES)
+def test_weights_of_any_layout(kind, bias):
+    block, x = make(kind, bias)
+    for name in layers(block):
+        for own in ('weight', 'bias'):
+            parameter = getattr(block.get_submodule(name), own, None)
+            if parameter is None:
+                continue
+            changed = copy.deepcopy(block)
+            every_other = torch.randn([2 * n for n in parameter.shape])
+            every_other = every_other[
+                tuple([slice(None, None, 2)] * parameter.ndim)
+            ]
+            for data in (every_other, parameter[:1].expand_as(parameter)):
+                layer = changed.get_submodule(name)
+                setattr(layer, own, nn.Parameter(data.detach()))
+                fast, plain, trained = outputs(changed, x)
+                torch.testing.assert_close(
+                    fast, plain, atol=1e-4, rtol=1e-4, msg=f'{name}.{own}'
+                )
+                torch.testing.assert_close(trained, plain)
+
+
+@pytest.mark.parametrize('kind', ['L', 'S', 'N'])
+@pytest.mark.parametrize('inner', [8, 24])
+def test_heads_of_another_width(kind, inner):
+    """As after structured pruning."""
+    block, x = make(kind)
+    names = ('qkv', 'proj') if kind == 'N' else ('proj_qkv', 'proj_out')
+    setattr(block.attn, names[0], nn.Linear(16, 3 * inner))
+    setattr(block.attn, names[1], nn.Linear(inner, 16))
+    fast, plain, trained = outputs(block, x)
+    torch.testing.assert_close(fast, plain)
+    torch.testing.assert_close(trained, plain)
+
+    def gradients():
+        return torch.autograd.grad(
+            block(x).square().sum(), list(block.parameters())
+        )
+
+    found = gradients()
+    with fused.disabled():
+        wanted = gradients()
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(('kind', 'bias'), CASES)

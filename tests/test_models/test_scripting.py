@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mmdat.models import DAT
 from mmdat.models.layers import DropPath
@@ -90,3 +91,55 @@ def test_what_has_no_script_is_refused(letters, bias, told):
     model = DAT(arch, img_size=32, position_bias=bias)
     with pytest.raises(ValueError, match=f'{told}.*torch.export'):
         torch.jit.script(model)
+
+
+def wide(layer):
+    layer.dilation = layer.padding = (2, 2)
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda *args: 2 * args[2])
+
+
+def by_hand(layer):
+    layer.forward = lambda x: 2 * x
+
+
+def parametrised(layer):
+    nn.utils.parametrizations.weight_norm(layer)
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        (hooked, 'lose the hooks of a Conv2d'),
+        (by_hand, 'lose the replaced forward of a Conv2d'),
+        (parametrised, 'ParametrizedConv2d'),
+        (lambda x: vars(x).update(padding_mode='circular'), "'circular'"),
+    ],
+)
+def test_what_a_script_would_lose_is_refused(change, told):
+    model = build('dat_pp')
+    change(model.stages[0].blocks[0].mlp.dwconv)
+    with pytest.raises(ValueError, match=told):
+        torch.jit.script(model)
+
+
+@pytest.mark.parametrize(
+    'place', ['', 'patch_embed', 'stages.0', 'stages.0.blocks']
+)
+def test_hooks_of_containers_are_refused(place):
+    model = build('dat_pp')
+    hooked(model.get_submodule(place))
+    with pytest.raises(ValueError, match='lose the hooks'):
+        torch.jit.script(model)
+
+
+def test_settings_of_convolutions_count():
+    model = build('dat_pp')
+    wide(model.stages[0].blocks[0].mlp.dwconv)
+    x = torch.rand(1, 3, 32, 48, dtype=torch.float64)
+    wanted = model(x)
+    assert (wanted[0] - build('dat_pp')(x)[0]).abs().max() > 1e-6
+    for got, one in zip(torch.jit.script(model)(x), wanted, strict=True):
+        torch.testing.assert_close(got, one)

@@ -54,6 +54,40 @@ def test_gradients_of_single_samples(letters):
             torch.testing.assert_close(ours[i], theirs, atol=1e-9, rtol=1e-7)
 
 
+@needs_torch('2.4')
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('letters', MODELS)
+def test_several_gradients_at_once(letters, autocast):
+    """Autograd batches them itself, and ``torch.vmap`` does."""
+    model = build(letters)
+    x = torch.rand(2, 3, 40, 56, dtype=torch.float64)
+    near = 1e-9
+    if autocast:
+        model, x, near = model.float(), x.float(), 1e-2
+    leaves = [x.requires_grad_(), *model.parameters()]
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        values = model(x)[-1].flatten()[:2].to(x.dtype)
+    options = dict(retain_graph=True, allow_unused=True)
+
+    def gradients(weights, **kwargs):
+        found = torch.autograd.grad(
+            values, leaves, weights, **options, **kwargs
+        )
+        return [grad for grad in found if grad is not None]
+
+    at_once = gradients(torch.eye(2, dtype=x.dtype), is_grads_batched=True)
+    mapped = at_once  # torch.vmap does not go with what autocast recorded
+    if not autocast:
+        mapped = vmap(gradients)(torch.eye(2, dtype=x.dtype))
+    for i, row in enumerate(torch.eye(2, dtype=x.dtype)):
+        wanted = gradients(row)
+        assert len(wanted) > 20
+        size = max(grad.abs().max() for grad in wanted)
+        for found in (at_once, mapped):
+            for ours, theirs in zip(found, wanted, strict=True):
+                assert (ours[i] - theirs).abs().max() <= near * size
+
+
 @pytest.mark.parametrize('letters', MODELS)
 def test_forward_mode(letters):
     model = build(letters)

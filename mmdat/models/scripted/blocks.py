@@ -23,20 +23,24 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
 class _Conv(nn.Module):
     def __init__(self, conv: Conv2d) -> None:
         super().__init__()
-        self.weight = conv.weight
-        self.register_parameter('bias', conv.bias)
-        self.stride = conv.stride[0]
-        self.padding = conv.padding[0]
-        self.groups = conv.groups
+        self.weight, self.bias = conv.weight, conv.bias
+        self.stride, self.dilation = list(conv.stride), list(conv.dilation)
+        self.padding, self.groups = conv.padding, conv.groups
+        if not isinstance(conv.padding, str):
+            self.padding = list(conv.padding)
         self.whole_patches = isinstance(conv, PatchConv)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.whole_patches:
-            x = pad_to_multiple(x, self.stride)
-        stride, padding = [self.stride] * 2, [self.padding] * 2
-        x = x.permute(0, 3, 1, 2)
+            x = pad_to_multiple(x, self.stride[0])
         x = F.conv2d(
-            x, self.weight, self.bias, stride, padding, [1, 1], self.groups
+            x.permute(0, 3, 1, 2),
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
         )
         return x.permute(0, 2, 3, 1)
 

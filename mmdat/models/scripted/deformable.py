@@ -33,10 +33,9 @@ class _Deformable(nn.Module):
         self.proj_v, self.proj_out = attn.proj_v, attn.proj_out
         self.proj_drop = attn.proj_drop
         self.conv_offset = scriptable(attn.conv_offset)
+        self.rpe_table = attn.rpe_table
         if isinstance(attn.rpe_table, nn.Module):
             self.rpe_table = scriptable(attn.rpe_table)
-        else:
-            self.register_parameter('rpe_table', attn.rpe_table)
         self.heads, self.groups = attn.num_heads, attn.offset_groups
         self.stride, self.rate = attn.stride, float(attn.attn_drop_rate)
         self.offset_range = float(attn.offset_range)
