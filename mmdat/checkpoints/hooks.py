@@ -50,6 +50,7 @@ def _adapt_backbone(
     translated = dict(entries)
     if released.is_released(entries):
         translated = released.translate(entries)
+    translated = released.without_wrappers(translated, own)
     _settle_norms(translated, own)
     _settle_tables(backbone, translated, own)
     for key in entries:

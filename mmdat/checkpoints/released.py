@@ -2,7 +2,7 @@
 """Names in the authors' released files, and ours."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 # The kinds of entries a file may wrap the state dict in.
@@ -11,6 +11,12 @@ _WRAPPERS = ('state_dict', 'model')
 # Tables computed from the architecture; we compute them ourselves.
 _INDEX_TABLES = re.compile(
     r'\.(relative_position_index|attn_mask|q_grid|reference)$'
+)
+
+
+# Names that PyTorch gives to the module inside a wrapper.
+_PART_WRAPPERS = re.compile(
+    r'\.(?:(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.)+'
 )
 
 
@@ -77,6 +83,25 @@ def entries_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         name.removeprefix('module.'): value
         for name, value in unwrap(checkpoint).items()
     }
+
+
+def without_wrappers(
+    entries: Mapping[str, Any], own: Container[str]
+) -> dict[str, Any]:
+    """Entries without the names of wrappers of single blocks or stages.
+
+    ``block.compile``d, sharded and checkpointed parts of a model have such
+    names in the middle of those of their weights.
+
+    Args:
+        entries: A backbone's state dict.
+        own: Names in the model, which may be wrapped itself.
+    """
+    found = {}
+    for name, value in entries.items():
+        bare = _PART_WRAPPERS.sub('.', name)
+        found[bare if name not in own and bare in own else name] = value
+    return found
 
 
 def is_index_table(name: str) -> bool:

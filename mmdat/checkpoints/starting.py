@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from torch import Tensor, nn
@@ -213,12 +214,12 @@ def _what_fits(
     if released.is_released(inside):
         inside = released.translate(inside)
     own, fitting, left, adapted = backbone.state_dict(), {}, [], []
-    for name, value in inside.items():
+    for name, value in released.without_wrappers(inside, own).items():
         wanted = own.get(name)
         if wanted is None or not isinstance(value, Tensor):
             left.append(name)
             continue
-        if name == 'patch_embed.conv1.weight':
+        if name == 'patch_embed.conv1.weight' and is_adaptable(value):
             channels = value.shape[1], wanted.shape[1]
             if channels[0] != channels[1]:
                 value = adapt_input(value, channels[1])
@@ -232,6 +233,16 @@ def _what_fits(
         else:
             left.append(name)
     return fitting, tuple(left), tuple(adapted)
+
+
+def is_adaptable(weight: Any) -> bool:
+    """Returns whether an entry is a kernel for ``adapt_input``."""
+    return (
+        isinstance(weight, Tensor)
+        and weight.layout == torch.strided
+        and weight.ndim == 4
+        and weight.numel() > 0
+    )
 
 
 def adapt_input(weight: Tensor, channels: int) -> Tensor:

@@ -2,6 +2,7 @@
 """Fitting the tensors of a state dict to a model of another resolution."""
 
 from collections.abc import Sequence
+from math import isqrt
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +18,8 @@ def fit(name: str, value: Tensor, wanted: Tensor) -> Tensor:
     """Returns `value` in the shape of the model's own entry, if it can be.
 
     Position-bias tables are resized bicubically, as the authors do when they
-    start from another resolution: ``rpe_table`` (heads, H, W) as a map and
+    start from another resolution: ``rpe_table`` (heads, H, W) as a map, unless
+    it is one of another kind of bias, and
     ``relative_position_bias_table`` (n, heads) as a square of side sqrt(n).
     Weights of 1x1 convolutions become those of linear layers. Anything else
     is returned as it is, for the loading code to complain of.
@@ -29,6 +31,8 @@ def fit(name: str, value: Tensor, wanted: Tensor) -> Tensor:
     if value.ndim != wanted.ndim or not value.numel():
         return value
     if name.endswith('.rpe_table') and len(value) == len(wanted):
+        if {_is_dense(value), _is_dense(wanted)} == {True, False}:
+            return value
         return _resize(value, wanted.shape[1:])
     if name.endswith('.relative_position_bias_table'):
         old, new = (round(len(table) ** 0.5) for table in (value, wanted))
@@ -36,6 +40,18 @@ def fit(name: str, value: Tensor, wanted: Tensor) -> Tensor:
             table = value.T.unflatten(1, (old, old))
             return _resize(table, (new, new)).flatten(1).T
     return value
+
+
+def _is_dense(table: Tensor) -> bool | None:
+    """Whether an ``rpe_table`` has a number for each query and key.
+
+    Its sides are numbers of positions, often squares. A table that is read at
+    displacements has sides of 2 n - 1. None if the sides can be either.
+    """
+    sides = table.shape[1:]
+    if any(side % 2 == 0 for side in sides):
+        return True
+    return None if all(isqrt(n) ** 2 == n for n in sides) else False
 
 
 def pixels_of(shape: Sequence[int], stage: int) -> int:

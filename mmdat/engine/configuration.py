@@ -1,6 +1,7 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """From a config file and a command line to the config that runs."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+    # A shell leaves the ~ of --work-dir=~/x to us.
+    cfg.work_dir = os.path.expanduser(cfg.work_dir)
 
 
 def enable_amp(cfg: Config) -> None:

@@ -21,6 +21,7 @@ from .data_check.channels import unused_maps
 from .data_check.parts import name_of
 from .data_files import check_data
 from .distributed import check_in_one, number_of_processes
+from .resuming import check_groups
 from .starting import backbones
 from .weights import check_fits, classes_note, resolution_note
 
@@ -245,6 +246,12 @@ def check_weights(runner: Runner, training: bool = False) -> None:
             f'{error} A training of another model starts from its backbone '
             f'with --cfg-options load_from={filename}, without --resume.'
         ) from error
+    if training and runner._resume:
+        # The runner would build it later, and takes this one.
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        check_groups(
+            runner.optim_wrapper, filename, checkpoint.get('optimizer')
+        )
     if misfit.unexpected:
         runner.logger.warning(f'{filename} and the model: {misfit}.')
     for note in filter(None, notes):

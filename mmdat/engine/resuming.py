@@ -121,6 +121,7 @@ def check_resumable(cfg: Config, content: Mapping[str, Any]) -> None:
             f'--resume continues from the state of a training; {filename} has '
             f'no {missing} and may contain weights only, so {instead}.'
         )
+    _check_schedule(cfg, filename, content.get('param_schedulers'), instead)
     if 'optimizer' not in content:
         warn_once(f'{filename} has no optimizer state, so a new one is used.')
     elif isinstance(content['optimizer'], Mapping):
@@ -129,6 +130,49 @@ def check_resumable(cfg: Config, content: Mapping[str, Any]) -> None:
         raise UserError(
             f'The state of an optimiser is a dict; in {filename} it is a '
             f'{type(content["optimizer"]).__name__}, so {instead}.'
+        )
+
+
+def _check_schedule(
+    cfg: Config, filename: str, states: Any, instead: str
+) -> None:
+    """Compares the numbers of schedulers, which mmengine pairs by place."""
+    own = cfg.get('param_scheduler')
+    if isinstance(own, Mapping) and 'type' in own:
+        own = [own]
+    if not isinstance(own, list | tuple) or not isinstance(states, list):
+        return
+    if len(own) != len(states):
+        raise UserError(
+            f'--resume continues the schedule of the file; {filename} has the '
+            f'state of {len(states)} param_schedulers and the config has '
+            f'{len(own)}, so set those that it had, or {instead}.'
+        )
+
+
+def check_groups(optimizer: Any, filename: str, state: Any) -> None:
+    """Raises UserError if an optimiser has other groups than a checkpoint.
+
+    Args:
+        optimizer: Something with ``param_groups``.
+        filename: The checkpoint.
+        state: What it holds as ``optimizer``.
+    """
+    groups = state.get('param_groups') if isinstance(state, Mapping) else None
+    own = getattr(optimizer, 'param_groups', None)
+    if not isinstance(groups, list) or not isinstance(own, list):
+        return
+    there, here = (
+        [len(group.get('params', ())) for group in some]
+        for some in (groups, own)
+    )
+    if there != here:
+        raise UserError(
+            f'--resume needs the parameters in the groups of the file; '
+            f'{filename} has {len(there)} groups of {sum(there)} parameters '
+            f'and the optimiser has {len(here)} of {sum(here)}, so set the '
+            f'paramwise_cfg and frozen stages that it had, or leave out '
+            f'--resume and add --cfg-options load_from={filename}.'
         )
 
 
@@ -214,9 +258,24 @@ def _candidates(work_dir: Path, recorded: str | None) -> Iterator[Path]:
         for path in folder.glob(f'{kind}_*.pth')
         if recorded is None or path.resolve() != Path(recorded).resolve()
     }
-    yield from sorted(
-        others.values(), key=lambda p: p.stat().st_mtime_ns, reverse=True
-    )
+    last = _number(Path(recorded or ''))
+
+    def order(path: Path) -> tuple[bool, int, int]:
+        kind, number = _number(path)
+        before = kind == last[0] and number <= last[1]
+        return before, number if before else 0, path.stat().st_mtime_ns
+
+    yield from sorted(others.values(), key=order, reverse=True)
+
+
+def _number(path: Path) -> tuple[str, int]:
+    """Kind and number of ``epoch_3.pth``.
+
+    The numbers up to the recorded one go on where it was; a copied folder has
+    other times. Higher ones are of an earlier training.
+    """
+    kind, _, number = path.stem.rpartition('_')
+    return (kind, int(number)) if number.isdecimal() else ('', -1)
 
 
 def _latest(

@@ -116,6 +116,16 @@ def check_init_cfg(init_cfg: Any) -> None:
             'init_cfg.checkpoint must be the path or address of a file',
             name,
         )
+        require(
+            isinstance(part.get('strict', True), bool),
+            'init_cfg.strict must be True or False',
+            part.get('strict'),
+        )
+        require(
+            isinstance(part.get('prefix'), str | None),
+            'init_cfg.prefix must be a text or None',
+            part.get('prefix'),
+        )
         known = ('type', 'checkpoint', 'prefix', 'strict', 'map_location')
         require(
             set(part) <= set(known),

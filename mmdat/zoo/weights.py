@@ -12,7 +12,7 @@ from ..checkpoints import released
 from ..checkpoints.fitting import load_and_compare
 from ..checkpoints.hooks import backbone_entries
 from ..checkpoints.loading import read_checkpoint
-from ..checkpoints.starting import adapt_input, select
+from ..checkpoints.starting import adapt_input, is_adaptable, select
 from ..engine.identify import identify
 from ..models import DAT
 from ..utils.errors import UserError
@@ -72,10 +72,10 @@ def _of_backbone(entries: Mapping[str, Any]) -> dict[str, Any]:
 def _adapt_first(entries: dict[str, Any], backbone: DAT) -> list[str]:
     """Adapts the first convolution to the input channels of the model."""
     weight = entries.get(_FIRST)
-    if not isinstance(weight, Tensor) or weight.ndim != 4:
+    if not is_adaptable(weight):
         return []
     old, new = weight.shape[1], backbone.in_channels
-    if old == new or not old:
+    if old == new:
         return []
     entries[_FIRST] = adapt_input(weight, new)
     return [f'{_FIRST} adapted from {old} input channels to {new}']
