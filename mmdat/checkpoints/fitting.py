@@ -130,8 +130,6 @@ def _odd_values(
             continue
         if not value.is_floating_point():
             unsuited.append(own)
-        elif value.is_nested:
-            continue  # cannot be copied, and torch says so
         elif not value.is_meta and value.layout == torch.strided:
             if value.element_size() == 1:  # float8 lacks these operations
                 value = value.float()

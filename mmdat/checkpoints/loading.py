@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,6 +23,14 @@ from .released import unwrap
 _FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 # Bytes by which the members of a zip may exceed its size.
 _SLACK = 1 << 20
+
+# How files of other formats begin, in lower case.
+_OTHER_FORMATS = {
+    b'\x89hdf': 'a file of HDF5',
+    b'gguf': 'a file of GGUF',
+    b'\x1f\x8b': 'a file that gzip has packed',
+    b'\x93numpy': 'an array of NumPy',
+}
 
 
 class _Settings:
@@ -209,6 +217,13 @@ def _why_not(path: Path, error: Exception) -> str:
             f'never need, so the file was refused and nothing was run; get '
             f'it from a source you trust and save its tensors only.'
         )
+    other = _other_format(path, text)
+    if other is not None:
+        return (
+            f'{path} is not a checkpoint that torch.save wrote, or it is '
+            f'damaged (it looks like {other}); give a .pth or .safetensors '
+            f'file of the weights.'
+        )
     writer = 'torch.save'
     if path.suffix == safetensors_files.SUFFIX:
         writer = 'safetensors'
@@ -216,6 +231,25 @@ def _why_not(path: Path, error: Exception) -> str:
         f'{path} is not a checkpoint that {writer} wrote, or it is damaged '
         f'({_first_line(error)}); download or copy it again.'
     )
+
+
+def _other_format(path: Path, start: bytes) -> str | None:
+    """What a file is that others read, by its name or beginning."""
+    if start.startswith(b'{') and path.name.endswith('.index.json'):
+        return 'the index of a checkpoint in several files'
+    if zipfile.is_zipfile(path):
+        names: list[str] = []
+        with suppress(Exception), zipfile.ZipFile(path) as file:  # damaged
+            names = file.namelist()
+        if any(name.endswith('/constants.pkl') for name in names):
+            return 'a program in TorchScript'
+        if names and all(name.endswith('.npy') for name in names):
+            return 'arrays of NumPy'
+        return None
+    for beginning, name in _OTHER_FORMATS.items():
+        if start.startswith(beginning):
+            return name
+    return 'an ONNX model' if path.suffix == '.onnx' else None
 
 
 def _first_line(error: Exception) -> str:

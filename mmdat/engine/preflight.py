@@ -51,8 +51,11 @@ def check_run(cfg: Config, splits: tuple[str, ...]) -> None:
     check_package(cfg.get('default_scope') or 'mmengine')
     for place, settings in backbones('model', cfg.get('model')):
         _check_backbone(place, settings)
-    if cfg.get('load_from') and '://' not in cfg.load_from:
-        load_checkpoint_file(cfg.load_from, 'meta')
+    weights = cfg.get('load_from') or ''
+    # Sharded trainings of some strategies save folders.
+    is_sharded = cfg.get('strategy') is not None and os.path.isdir(weights)
+    if weights and '://' not in weights and not is_sharded:
+        load_checkpoint_file(weights, 'meta')
     if 'train' in splits:
         _check_precision(cfg)
     _check_packages(cfg)

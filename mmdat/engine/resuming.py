@@ -169,11 +169,18 @@ def check_groups(optimizer: Any, filename: str, state: Any) -> None:
     if there != here:
         raise UserError(
             f'--resume needs the parameters in the groups of the file; '
-            f'{filename} has {len(there)} groups of {sum(there)} parameters '
-            f'and the optimiser has {len(here)} of {sum(here)}, so set the '
+            f'{filename} has {sum(there)} parameters in groups of '
+            f'{_shown(there)} and the optimiser has {sum(here)} in groups of '
+            f'{_shown(here)}, so set the '
             f'paramwise_cfg and frozen stages that it had, or leave out '
             f'--resume and add --cfg-options load_from={filename}.'
         )
+
+
+def _shown(sizes: list[int]) -> str:
+    """E.g. ``2, 1, 1 and 40 more``."""
+    more = f' and {len(sizes) - 3} more' if len(sizes) > 3 else ''
+    return ', '.join(map(str, sizes[:3])) + more
 
 
 def _is_count(value: Any) -> bool:
@@ -262,7 +269,7 @@ def _candidates(work_dir: Path, recorded: str | None) -> Iterator[Path]:
 
     def order(path: Path) -> tuple[bool, int, int]:
         kind, number = _number(path)
-        before = kind == last[0] and number <= last[1]
+        before = kind == last[0] and 0 <= number <= last[1]
         return before, number if before else 0, path.stat().st_mtime_ns
 
     yield from sorted(others.values(), key=order, reverse=True)

@@ -240,6 +240,8 @@ def test_other_initialisation_comes_before_the_file(save, source):
         (dict(), 'path or address of a file; got None'),
         (dict(checkpoint=5), 'path or address of a file; got 5'),
         (dict(checkpoint=' '), 'path or address of a file'),
+        (dict(checkpoint='x', strict='false'), "True or False; got 'false'"),
+        (dict(checkpoint='x', prefix=3), 'text or None; got 3'),
         (dict(checkpoint='x', ckpt='y'), "may hold .*; got 'ckpt'"),
     ],
 )
@@ -262,3 +264,48 @@ def test_the_file_is_read_on_the_cpu(save, source):
     model = DAT(ARCH, init_cfg=settings)
     model.init_weights()
     assert_same(model, source)
+
+
+@pytest.mark.parametrize(
+    'kernel',
+    [torch.ones(3), torch.ones(()), torch.ones(16, 0, 4, 4)],
+    ids=lambda x: str(tuple(x.shape)),
+)
+def test_a_first_kernel_of_another_form_is_left_out(
+    save, source, told, kernel
+):
+    name = 'patch_embed.conv1.weight'
+    path = save({**source.state_dict(), name: kernel})
+    init_cfg = dict(type='Pretrained', checkpoint=path, strict=False)
+    model = DAT(ARCH, init_cfg=init_cfg)
+    model.init_weights()
+    assert_same(model, source, but=[name])
+    assert f'({name}) of the file left out' in told[0]
+
+
+@pytest.mark.parametrize('strict', [True, False])
+@pytest.mark.parametrize(
+    'wrapper', ['_orig_mod', '_checkpoint_wrapped_module']
+)
+def test_blocks_that_were_wrapped(save, source, wrapper, strict):
+    inside = f'blocks.0.{wrapper}.'
+    entries = {
+        name.replace('blocks.0.', inside): value
+        for name, value in source.state_dict().items()
+    }
+    assert_same(started(save(entries), strict=strict), source)
+    model = DAT(ARCH)
+    nn.Module.load_state_dict(model, entries)
+    assert_same(model, source)
+
+
+@pytest.mark.parametrize(
+    ('there', 'here'), [('table', 'fixed'), ('fixed', 'table')]
+)
+def test_tables_of_another_kind_of_bias(save, told, there, here):
+    path = save(DAT(ARCH, img_size=128, position_bias=there).state_dict())
+    settings = dict(img_size=128, position_bias=here)
+    with pytest.raises(UserError, match='of another shape .*rpe_table'):
+        started(path, **settings)
+    started(path, strict=False, **settings)
+    assert 'rpe_table' in told[0] and 'left out' in told[0]

@@ -1,4 +1,6 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
+import os
+
 import pytest
 from mmengine.config import Config
 
@@ -21,6 +23,8 @@ def test_work_dir_of_the_command_line_wins(path):
     assert cfg.work_dir == 'work_dirs/mine'
     c.set_work_dir(cfg, None)
     assert cfg.work_dir == 'work_dirs/mine'
+    c.set_work_dir(cfg, '~/x')
+    assert cfg.work_dir == os.path.expanduser('~/x')
     c.set_work_dir(cfg, 'else')
     assert cfg.work_dir == 'else'
 

@@ -60,6 +60,20 @@ def test_a_resumed_training_needs_the_head(runner):
         check_weights(runner, training=True)
 
 
+def test_a_resumed_training_needs_the_groups(runner):
+    content = torch.load(runner._load_from)
+    content['optimizer'] = dict(param_groups=[dict(params=[0, 1])])
+    torch.save(content, runner._load_from)
+    runner._resume, runner.optim_wrapper = True, dict(type='OptimWrapper')
+    groups = [dict(params=list(runner.model.parameters()))]
+    runner.build_optim_wrapper = lambda _: SimpleNamespace(param_groups=groups)
+    with pytest.raises(UserError, match='2 parameters in groups of 2 and'):
+        check_weights(runner, training=True)
+    groups[0]['params'] = groups[0]['params'][:2]
+    check_weights(runner, training=True)
+    assert runner.optim_wrapper.param_groups is groups
+
+
 def test_a_training_may_start_with_another_head(runner):
     runner.model = Model(11)
     check_weights(runner, training=True)

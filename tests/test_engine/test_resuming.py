@@ -5,7 +5,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdat.engine.resuming import check_resumable, set_resume
+from mmdat.engine.resuming import (
+    check_groups,
+    check_resumable,
+    set_resume,
+)
 from mmdat.utils.errors import UserError
 
 
@@ -114,6 +118,17 @@ def test_a_work_dir_that_was_moved(work):
     assert resumed(work).load_from == f'{work}/epoch_3.pth'
 
 
+def test_a_work_dir_that_was_copied(work):
+    """The copies have the times of the copying, in any order."""
+    torch.save(dict(state_dict={}), work / 'epoch_9.pth')  # of another run
+    for time, epoch in enumerate((3, 9, 2, 1)):
+        os.utime(work / f'epoch_{epoch}.pth', (time, time))
+    note(work, '/elsewhere/epoch_3.pth')
+    assert resumed(work).load_from == f'{work}/epoch_3.pth'
+    truncate(work / 'epoch_3.pth')
+    assert resumed(work).load_from == f'{work}/epoch_2.pth'
+
+
 def test_checkpoints_in_another_folder(work, tmp_path_factory):
     other = tmp_path_factory.mktemp('out_dir')
     for path in work.glob('*.pth'):
@@ -213,3 +228,36 @@ def test_a_note_that_names_no_file(content, work, capsys):
     (work / 'last_checkpoint').write_bytes(content)
     assert resumed(work).load_from == f'{work}/epoch_3.pth'
     assert 'last_checkpoint names no file' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('there', 'here'), [(1, 2), (2, 1), (0, 1)])
+def test_another_number_of_schedules(there, here, tmp_path):
+    own = [dict(type='ConstantLR')] * here
+    cfg = Config(dict(load_from='x.pth', param_scheduler=own))
+    content = dict(meta=dict(epoch=1, iter=2), message_hub={})
+
+    def check(states):
+        check_resumable(cfg, dict(content, param_schedulers=states))
+
+    with pytest.raises(UserError, match=f'state of {there} param_schedulers'):
+        check([{}] * there)
+    check([{}] * here)
+    check(dict(one=[{}]))  # of several optimisers
+    if here == 1:
+        cfg.param_scheduler = own[0]
+        check([{}])
+
+
+@pytest.mark.parametrize('numbers', [(1, 2), (3,), (2, 1)])
+def test_other_groups_of_parameters(numbers):
+    def optimizer(numbers):
+        groups = [dict(params=[torch.ones(1)] * n) for n in numbers]
+        for group in groups:
+            group['params'] = [one.clone() for one in group['params']]
+        return torch.optim.SGD(groups, lr=0.1)
+
+    state = optimizer((2, 2)).state_dict()
+    check_groups(optimizer((2, 2)), 'x.pth', state)
+    check_groups(optimizer((2, 2)), 'x.pth', None)
+    with pytest.raises(UserError, match='has 4 parameters in groups of 2, 2'):
+        check_groups(optimizer(numbers), 'x.pth', state)
