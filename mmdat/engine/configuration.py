@@ -2,6 +2,7 @@
 """From a config file and a command line to the config that runs."""
 
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from mmengine.config import Config
@@ -42,10 +43,11 @@ def load_config(
         )
     try:
         cfg = Config.fromfile(filename)
-    except (FileNotFoundError, SyntaxError, UnicodeDecodeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program
         raise UserError(
-            f'{filename} cannot be read as a config: '
-            f'{str(error).strip() or type(error).__name__}.'
+            f'{filename} cannot be read as a config: {_reason(error)}.'
         ) from error
     if options:
         try:
@@ -58,6 +60,22 @@ def load_config(
         cfg.default_scope = _scope_of_types(cfg)
     _take_off_hooks(cfg)
     return cfg
+
+
+def _reason(error: Exception) -> str:
+    """Returns what is wrong with a config, without a traceback."""
+    text = str(error.args[0] if error.args else '').strip().rstrip('.')
+    if isinstance(error, RecursionError):
+        return 'it inherits from itself, or has too many lists inside lists'
+    if isinstance(error, OSError | SyntaxError | UnicodeDecodeError):
+        return str(error).strip() or type(error).__name__
+    lines = [
+        line
+        for frame, line in walk_tb(error.__traceback__)
+        if frame.f_code.co_filename in ('<unknown>', '<string>')
+    ]
+    where = f', line {lines[-1]}' if lines else ''
+    return f'{type(error).__name__}{where}: {text:.500}'
 
 
 def _is_file(filename: str) -> bool:

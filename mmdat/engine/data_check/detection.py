@@ -19,6 +19,7 @@ from .coco_rules import (
     check_file,
     check_rules,
 )
+from .coco_settings import check_settings
 from .parts import Part, kinds_of, metrics_of, name_of
 from .pictures import check_coco_pictures
 from .report import Report, counted, listed
@@ -201,12 +202,15 @@ def check_part(part: Part, report: Report) -> int | None:
     if file is None:
         return None
     check_file(file, report)
-    if part.split != 'test' and not file.has_annotations:
-        _tell_no_annotations(file, part.place, report)
+    if not file.has_annotations and part.split != 'test':
+        # Pictures without labels are for semi-supervised training.
+        if part.split == 'val' or part.transforms('LoadAnnotations'):
+            _tell_no_annotations(file, part.place, report)
         return len(file.images)
     check_classes(part, file, report)
     check_objects(part, file, report)
     number = number_of_images(part, file)
+    check_settings(part, len(file.images), report)
     if not file.images:
         report.error(
             f'A data set needs at least one image; {file.path} lists none, so '
