@@ -3,8 +3,28 @@
 
 import argparse
 import os
+from typing import Any
 
 from mmengine.config import DictAction
+
+
+class _Options(DictAction):
+    """Settings as key=value; anything else ends the program with the usage."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for one in values:
+            if not one.partition('=')[0].strip() or '=' not in one:
+                parser.error(f'{option_string} takes key=value; got {one!r}')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:
+            parser.error(f'{option_string} {" ".join(values)}: {error}')
 
 
 def common_parser(description: str | None) -> argparse.ArgumentParser:
@@ -16,7 +36,7 @@ def common_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     parser.add_argument(

@@ -6,10 +6,11 @@ import sys
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 from mmengine.registry import init_default_scope
 
-from .errors import UserError
+from .errors import UserError, similar
 
 # Modules with the distributions that bring them: the official one, the
 # maintained fork, and what else there is.
@@ -77,6 +78,12 @@ def check_package(scope: str) -> None:
         UserError: It cannot be imported, with the reason and what to do.
     """
     if scope not in DISTRIBUTIONS:
+        near = similar(scope, DISTRIBUTIONS)
+        if near and not _is_there(scope):
+            raise UserError(
+                f'default_scope must be the name of a package; there is no '
+                f'{scope!r}{near}.'
+            )
         return
     mixed = [text for text in map(mixture, DISTRIBUTIONS) if text]
     for text in mixed if os.environ.get('RANK', '0') == '0' else ():
@@ -87,6 +94,13 @@ def check_package(scope: str) -> None:
             import_module(f'{scope}.models')
     except (ImportError, AssertionError) as error:
         raise UserError(_explain(scope, error)) from error
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _explain(scope: str, error: Exception) -> str:

@@ -53,6 +53,11 @@ def check_loops(cfg: Config, splits: tuple[str, ...], report: Report) -> None:
                 f'{" and ".join(lacking)} {many} None, so set '
                 f'{"them" if len(lacking) > 1 else "it"}{advice}.'
             )
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if seed is not None and type(seed) is not int:
+        report.error(
+            f'randomness.seed must be a whole number or None; got {seed!r}.'
+        )
     hooks = cfg.get('custom_hooks')
     if isinstance(hooks, Mapping):
         report.error(
