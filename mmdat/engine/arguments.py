@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import DictAction
 
 
-class _Options(DictAction):
+class OptionsAction(DictAction):
     """Settings as key=value; anything else ends the program with the usage."""
 
     def __call__(
@@ -18,6 +18,7 @@ class _Options(DictAction):
         values: Any,
         option_string: str | None = None,
     ) -> None:
+        """Adds the settings to the arguments."""
         for one in values:
             if not one.partition('=')[0].strip() or '=' not in one:
                 parser.error(f'{option_string} takes key=value; got {one!r}')
@@ -36,7 +37,7 @@ def common_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_Options,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     parser.add_argument(
