@@ -94,7 +94,7 @@ def window_attention(
     """See ``mmdat.ops.window_attention``; one mask for each window."""
     size, shift = layout.size, layout.shift
     if shift:
-        rows, columns = layout.grid
+        rows, columns = layout.grid()
         y = torch.arange(rows * size, device=q.device)
         x = torch.arange(columns * size, device=q.device)
         # Of the padded map rolled to the top left: before the last window,

@@ -56,7 +56,7 @@ class WindowLayout(NamedTuple):
     size: int
     shift: int
 
-    @property
+    # No property: torch.compile of PyTorch 2.9 cannot trace one here.
     def grid(self) -> tuple[int, int]:
         """Rows and columns of windows."""
         return ceil_div(self.height, self.size), ceil_div(
@@ -70,8 +70,8 @@ class WindowLayout(NamedTuple):
         from two ends of it.
         """
         start = 0
-        for row, rows, seam_y in self._spans(self.grid[0]):
-            for column, columns, seam_x in self._spans(self.grid[1]):
+        for row, rows, seam_y in self._spans(self.grid()[0]):
+            for column, columns, seam_x in self._spans(self.grid()[1]):
                 yield WindowPart(
                     start, row, rows, column, columns, seam_y, seam_x
                 )
@@ -105,7 +105,7 @@ def split_windows(
     dtype = x.dtype if dtype is None else dtype
     if is_exporting():
         return gathering.split_windows(x, *layout).to(dtype)
-    rows, columns = layout.grid
+    rows, columns = layout.grid()
     below, right = rows * size - layout.height, columns * size - layout.width
     padded = is_needed(below) or is_needed(right)
     if padded or shift:

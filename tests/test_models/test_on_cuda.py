@@ -14,7 +14,8 @@ from mmdat.ops.position_bias import TableBias
 from mmdat.ops.sdpa import deformable as sdpa
 from mmdat.ops.triton import common, probe
 
-pytestmark = needs_torch('2.5')
+# Before, filling a tensor without memory asks for a driver.
+pytestmark = needs_torch('2.11')
 
 
 @pytest.fixture(params=['triton', 'sdpa'])

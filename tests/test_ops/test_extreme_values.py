@@ -65,7 +65,7 @@ def windows(draw):
     def op(q, k, v, table, backend):
         return window_attention(q, k, v, table, layout, backend=backend)
 
-    rows, columns = layout.grid
+    rows, columns = layout.grid()
     shape = rows * columns, 2, size**2, heads, dim
     return op, [*[shape] * 3, ((2 * size - 1) ** 2, heads)]
 

@@ -13,7 +13,7 @@ def test_joining_undoes_splitting(size, shift):
     layout = WindowLayout(*size, 4, shift)
     x = torch.randn(2, *size, 3)
     windows = split_windows(x, layout)
-    rows, columns = layout.grid
+    rows, columns = layout.grid()
     assert windows.shape == (rows * columns, 2, 16, 3)
     assert torch.equal(join_windows(windows, layout), x)
 
