@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from .class_names import check_names
 from .coco_file import CocoFile, read_coco
+from .coco_outlines import check_outlines
 from .coco_rules import (
     ALWAYS,
     CROWD,
@@ -249,6 +250,11 @@ def check_part(part: Part, report: Report) -> int | None:
                 f'nothing to {"learn" if part.split == "train" else "find"}.'
             )
     check_coco_pictures(part, file, report)
+    loaders = part.transforms('LoadAnnotations')
+    if any(loader.get('with_mask') for loader in loaders) and not any(
+        str(file.path) in error for error in report.errors
+    ):  # what is wrong with the boxes is said better above
+        check_outlines(part, file.path, report)
     return number
 
 
