@@ -43,8 +43,8 @@ def common_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--no-check',
         action='store_true',
-        help='do not compare annotations, classes and channels with the '
-        'model before the run',
+        help='do not compare data and settings with the model before the '
+        'run, nor validate on one picture',
     )
     parser.add_argument(
         '--launcher',

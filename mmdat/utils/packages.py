@@ -3,6 +3,7 @@
 
 import os
 import sys
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 
 from mmengine.registry import init_default_scope
 
-from .errors import UserError, similar
+from .errors import UserError
 
 # Modules with the distributions that bring them: the official one, the
 # maintained fork, and what else there is.
@@ -21,6 +22,8 @@ DISTRIBUTIONS = {
     'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
     'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
 }
+# Projects whose name is not that of their module.
+_PROJECTS = {'mmdetection': 'mmdet', 'mmsegmentation': 'mmseg'}
 _PAGE = 'docs/get_started.md#versions says which versions go together'
 
 
@@ -78,11 +81,13 @@ def check_package(scope: str) -> None:
         UserError: It cannot be imported, with the reason and what to do.
     """
     if scope not in DISTRIBUTIONS:
-        near = similar(scope, DISTRIBUTIONS)
+        # Only names of OpenMMLab that are misspelt; a scope may be anything.
+        near = get_close_matches(scope, DISTRIBUTIONS, 1, 0.8)
+        near = _PROJECTS.get(scope) or (near[0] if near else None)
         if near and not _is_there(scope):
             raise UserError(
-                f'default_scope must be the name of a package; there is no '
-                f'{scope!r}{near}.'
+                f'default_scope must be the name of a module; there is no '
+                f'{scope!r}, but {near!r}.'
             )
         return
     mixed = [text for text in map(mixture, DISTRIBUTIONS) if text]
