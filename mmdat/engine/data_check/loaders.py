@@ -10,6 +10,7 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader
 
 from ...utils.errors import similar
+from ..data_files import datasets_of
 from .parts import name_of
 from .report import Report, counted
 
@@ -71,6 +72,8 @@ def check_loops(cfg: Config, splits: tuple[str, ...], report: Report) -> None:
         if isinstance(loader, Mapping):
             _check_loader(loader, f'{split}_dataloader', report)
             _check_end(cfg, loader, split, report)
+        for place, settings in datasets_of(cfg, split):
+            _check_wrapper(settings, place, report)
 
 
 def check_checkpoints(cfg: Config, report: Report) -> None:
@@ -97,6 +100,21 @@ def by_iterations(cfg: Config) -> bool | None:
         return False
     by_epoch = loop.get('by_epoch')
     return None if kind or by_epoch is None else not by_epoch
+
+
+def _check_wrapper(
+    settings: Mapping[str, Any], place: str, report: Report
+) -> None:
+    """Reports wrappers of data sets that hold nothing."""
+    kind = name_of(settings.get('type'))
+    times = settings.get('times', 1)
+    if kind == 'RepeatDataset' and (type(times) is not int or times < 1):
+        report.error(
+            f'{place}.times must be a whole number of at least 1; got '
+            f'{times!r}.'
+        )
+    if kind == 'ConcatDataset' and settings.get('datasets') in ([], ()):
+        report.error(f'{place}.datasets must hold a data set; it is empty.')
 
 
 def _check_lengths(loop: Mapping[str, Any], report: Report) -> None:

@@ -63,6 +63,24 @@ def test_what_stops_a_run_is_told(changes, words):
     assert words in said
 
 
+@pytest.mark.parametrize(
+    ('wrapper', 'words'),
+    [
+        (dict(type='RepeatDataset', times=0), 'dataset.times must be'),
+        (dict(type='RepeatDataset', times='2'), "at least 1; got '2'"),
+        (dict(type='ConcatDataset', datasets=[]), 'it is empty'),
+    ],
+)
+def test_wrappers_that_hold_nothing(wrapper, words):
+    cfg, report = deepcopy(family.load(DETECTOR)), Report()
+    if wrapper['type'] == 'RepeatDataset':
+        wrapper = dict(wrapper, dataset=cfg.train_dataloader.dataset)
+    cfg.train_dataloader.dataset = wrapper
+    check_loops(cfg, ('train', 'val'), report)
+    (said,) = report.errors
+    assert words in said
+
+
 def test_a_loader_without_a_sampler():
     cfg, report = deepcopy(family.load(DETECTOR)), Report()
     del cfg.train_dataloader['sampler']
