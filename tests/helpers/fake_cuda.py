@@ -31,6 +31,8 @@ def fake_cuda(**kwargs) -> Iterator[FakeTensorMode]:
             'torch.cuda.amp.common.amp_definitely_not_available', lambda: False
         ),
         mock.patch('torch.autograd.grad', gradients),
+        # There are no values; PyTorch 2.15 draws again until they fit.
+        mock.patch('torch.nn.init.trunc_normal_', lambda x, *_, **__: x),
         # To models tensors and attention are like any other, as on a GPU.
         mock.patch.object(stock, 'PLAIN', (*stock.PLAIN, FakeTensor)),
         mock.patch.dict(

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from versions import needs_torch
 
 from mmdat.models import DAT
 from mmdat.visualization import DATRecorder
@@ -67,11 +68,17 @@ def trace(model):
     return torch.jit.trace(model, torch.rand(1, 3, 48, 80), check_trace=False)
 
 
+@needs_torch('2.4')
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
-def test_what_cannot_be_exported_is_refused():
+def test_a_backend_that_cannot_be_exported_is_refused():
     with pytest.raises(ValueError, match='plain operations; set backend=None'):
         trace(deformable(backend='separable'))
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_a_recorded_model_is_not_exported():
     model = deformable()
     with DATRecorder(model), pytest.raises(ValueError, match='cannot be tr'):
         trace(model)
