@@ -16,11 +16,11 @@ import argparse
 import warnings
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.engine.demo_model import use_demo_files
 from mmdat.engine.inference import (
@@ -30,6 +30,7 @@ from mmdat.engine.inference import (
     look_at_each,
 )
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()
@@ -103,8 +104,18 @@ def main() -> None:
                 f'--out must name a folder for several pictures; got '
                 f'{args.out} for {len(pictures)}.'
             )
+        if not 0 <= args.score <= 1:
+            raise UserError(
+                f'--score must be 0 to 1, as scores are; got {args.score}.'
+            )
         for picture in pictures:
             check_picture(picture)
+            out = drawing_of(picture, args, several)
+            check_output_file(out)
+            if out.suffix.lower() not in Image.registered_extensions():
+                raise UserError(
+                    f'--out must name a picture, such as out.png; got {out}.'
+                )
         device = choose_device(args.device)
         cfg = load_config(args.config, args.cfg_options)
         sights = look_at_each(

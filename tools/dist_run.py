@@ -55,6 +55,17 @@ def main() -> int:
                 raise
             print(sentence, file=sys.stderr, flush=True)
             return 2
+        except RuntimeError as error:
+            if 'EADDRINUSE' not in str(error):
+                raise
+            port = os.environ.get('PORT', '29500')
+            print(
+                f'Another program listens at the port {port}; set PORT to '
+                f'another number, the same on all machines.',
+                file=sys.stderr,
+                flush=True,
+            )
+            return 2
         except (SignalException, KeyboardInterrupt) as error:
             number = getattr(error, 'sigval', 2)
             print('\nInterrupted.', file=sys.stderr, flush=True)

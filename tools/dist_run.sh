@@ -5,10 +5,14 @@ processes=$1 script=$2
 shift 2
 tools=$(cd "$(dirname "$0")" && pwd)
 nodes=${NNODES:-1}
-if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
-    echo "PROCESSES must be a positive whole number; got '$processes'." >&2
-    exit 2
+source "$tools/check_number.sh"
+whole PROCESSES "$processes" 1
+whole NNODES "${nodes%%:*}" 1  # torchrun takes a range as well
+if [ "$nodes" != 1 ]; then
+    whole NODE_RANK "${NODE_RANK:-0}" 0
 fi
+whole PORT "${PORT:-29500}" 1 65535
+whole MAX_RESTARTS "${MAX_RESTARTS:-0}" 0
 if [ -z "${OMP_NUM_THREADS:-}" ] && ! nvidia-smi -L >/dev/null 2>&1; then
     share=$(($(nproc) / processes))
     export OMP_NUM_THREADS=$((share > 0 ? share : 1))

@@ -7,6 +7,15 @@ shift 3
 tools=$(cd "$(dirname "$0")" && pwd)
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-8}
+source "$tools/check_number.sh"
+whole GPUS "$gpus" 1
+whole GPUS_PER_NODE "$per_node" 0
+whole CPUS_PER_TASK "${CPUS_PER_TASK:-5}" 1
+if ! command -v srun >/dev/null; then
+    echo "srun was not found, so this is no machine of a Slurm cluster;" \
+        "run tools/dist_train.sh or tools/dist_test.sh instead." >&2
+    exit 2
+fi
 source "$tools/find_python.sh"
 export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$per_node" -gt 0 ]; then

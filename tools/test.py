@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from mmdat.checkpoints.loading import use_safe_loading
 from mmdat.engine.arguments import common_parser, parse
+from mmdat.engine.building import one_sentence_builds
 from mmdat.engine.configuration import (
     load_config,
     set_loader_defaults,
@@ -58,7 +59,7 @@ def main() -> None:
     """Evaluates."""
     args = parse_args()
     use_safe_loading()
-    with one_sentence_errors('test'):
+    with one_sentence_errors('test'), one_sentence_builds(args.config):
         cfg = load_config(args.config, args.cfg_options)
         set_work_dir(cfg, args.work_dir)
         if args.data_root is not None:

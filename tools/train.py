@@ -14,6 +14,7 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from mmdat.checkpoints.loading import use_safe_loading
 from mmdat.engine.arguments import common_parser, parse
+from mmdat.engine.building import one_sentence_builds
 from mmdat.engine.configuration import (
     enable_amp,
     enable_auto_scale_lr,
@@ -27,7 +28,13 @@ from mmdat.engine.distributed import (
     end_launch,
     prepare_launch,
 )
-from mmdat.engine.preflight import check_contents, check_run, check_weights
+from mmdat.engine.hooks.try_validation import TryValidationHook
+from mmdat.engine.preflight import (
+    check_contents,
+    check_run,
+    check_weights,
+    warn_of_unmatched_keys,
+)
 from mmdat.engine.resuming import check_resumable, set_resume
 from mmdat.engine.starting import (
     match_tables,
@@ -69,7 +76,10 @@ def main() -> None:
     """Trains."""
     args = parse_args()
     use_safe_loading()
-    with one_sentence_errors('train'):
+    with (
+        one_sentence_errors('train'),
+        one_sentence_builds(args.config),
+    ):
         cfg = load_config(args.config, args.cfg_options)
         set_work_dir(cfg, args.work_dir)
         if args.data_root is not None:
@@ -91,6 +101,9 @@ def main() -> None:
         if cfg.get('strategy') is None:
             runner = Runner.from_cfg(cfg)
             check_weights(runner, training=True)
+            if not args.no_check:
+                warn_of_unmatched_keys(runner)
+                runner.register_hook(TryValidationHook())
         else:  # builds the model when it trains
             from mmdat.engine import sharding  # noqa: F401 registers
 

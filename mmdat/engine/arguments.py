@@ -3,8 +3,29 @@
 
 import argparse
 import os
+from typing import Any
 
 from mmengine.config import DictAction
+
+
+class OptionsAction(DictAction):
+    """Settings as key=value; anything else ends the program with the usage."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Adds the settings to the arguments."""
+        for one in values:
+            if not one.partition('=')[0].strip() or '=' not in one:
+                parser.error(f'{option_string} takes key=value; got {one!r}')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:
+            parser.error(f'{option_string} {" ".join(values)}: {error}')
 
 
 def common_parser(description: str | None) -> argparse.ArgumentParser:
@@ -16,14 +37,14 @@ def common_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     parser.add_argument(
         '--no-check',
         action='store_true',
-        help='do not compare annotations, classes and channels with the '
-        'model before the run',
+        help='do not compare data and settings with the model before the '
+        'run, nor validate on one picture',
     )
     parser.add_argument(
         '--launcher',

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -84,6 +85,15 @@ def prepare_launch(cfg: Config, launcher: str) -> None:
 
 def _prepare_gpus(cfg: Config, launcher: str) -> None:
     """What mmengine's runner does first, before anything is checked."""
+    place = os.environ.get('LOCAL_RANK', '0')
+    if launcher == 'pytorch' and torch.cuda.is_available():
+        number = torch.cuda.device_count()
+        if place.isdigit() and int(place) >= number:
+            raise UserError(
+                f'Every process needs a GPU of its own; this machine offers '
+                f'{number} and process {int(place) + 1} has none, so start '
+                f'at most {number}, or show more in CUDA_VISIBLE_DEVICES.'
+            )
     settings = cfg.get('env_cfg') or {}
     set_multi_processing(**settings.get('mp_cfg', {}), distributed=True)
     if not dist.is_initialized():

@@ -8,6 +8,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from ..utils.errors import UserError
+from ..utils.output_file import check_output_file
 from .data_files import evaluators_of
 
 
@@ -65,14 +66,14 @@ def check_out(cfg: Config, out: str) -> None:
                 f'--out must name a folder for mmseg configs, in which each '
                 f'label map becomes a file; got {out}.'
             )
+        check_output_file(path / 'map.png')
         return
     if not pickled:
         raise UserError(
             f'--out must name a .pkl file for {cfg.default_scope} configs; '
             f'got {out}.'
         )
-    if path.is_dir():
-        raise UserError(f'--out must name a file; {out} is a folder.')
+    check_output_file(out)
 
 
 def save_label_maps(cfg: Config, out: str) -> None:

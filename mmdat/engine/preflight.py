@@ -14,10 +14,11 @@ from ..checkpoints.loading import load_checkpoint_file
 from ..checkpoints.starting import start
 from ..models import DAT
 from ..models.arguments import check_init_cfg
-from ..utils.errors import UserError, warn_once
+from ..utils.errors import UserError, similar, warn_once
 from ..utils.packages import check_package
 from .data_check import check_data_and_model
 from .data_check.channels import unused_maps
+from .data_check.optimizers import unmatched_keys
 from .data_check.parts import name_of
 from .data_files import check_data
 from .distributed import check_in_one, number_of_processes
@@ -48,6 +49,11 @@ def check_run(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         UserError: With the first thing that is wrong.
     """
+    if cfg.get('model') is None:
+        raise UserError(
+            f'A config needs a model; {cfg.filename} has none, so inherit '
+            f'one, or name a config of configs/ instead of its bases.'
+        )
     check_package(cfg.get('default_scope') or 'mmengine')
     for place, settings in backbones('model', cfg.get('model')):
         _check_backbone(place, settings)
@@ -79,13 +85,16 @@ def check_contents(
     """
     processes = number_of_processes(launcher)
     backbone = _main_backbone(cfg)
-    channels = None
+    channels = strides = None
     if backbone is not None:
         dims = [stage.dim for stage in backbone.arch.stages]
         channels = [dims[i] for i in backbone.out_indices]
+        strides = [4 * 2**i for i in backbone.out_indices]
 
     def check() -> None:
-        for sentence in check_data_and_model(cfg, splits, channels, processes):
+        for sentence in check_data_and_model(
+            cfg, splits, channels, processes, strides
+        ):
             warn_once(sentence)
         if 'train' in splits and processes > 1 and backbone is not None:
             _check_unused(cfg, backbone, channels)
@@ -259,3 +268,17 @@ def check_weights(runner: Runner, training: bool = False) -> None:
         runner.logger.warning(f'{filename} and the model: {misfit}.')
     for note in filter(None, notes):
         runner.logger.warning(note)
+
+
+def warn_of_unmatched_keys(runner: Runner) -> None:
+    """Warns of ``custom_keys`` that change the settings of no parameter."""
+    model = runner.model
+    model = model.module if is_model_wrapper(model) else model
+    names = [name for name, _ in model.named_parameters()]
+    for key in unmatched_keys(runner.cfg, names):
+        parts = {part for name in names for part in name.split('.')}
+        warn_once(
+            f'optim_wrapper.paramwise_cfg.custom_keys has {key!r}, which is '
+            f'part of no name of a parameter, so it has no effect'
+            f'{similar(key, parts)}.'
+        )

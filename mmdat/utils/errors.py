@@ -5,8 +5,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 
 # File to which the processes of our launcher write their messages, so that the
 # launcher can print one of them last; see tools/dist_run.py.
@@ -35,6 +36,12 @@ class UserFileError(UserError, OSError):
 
 class UserFileNotFoundError(UserFileError, FileNotFoundError):
     """A [`UserError`][] about a file that is not there."""
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """Returns the end of a sentence that proposes a known name, or ``''``."""
+    close = get_close_matches(name, [str(one) for one in known], 1, 0.65)
+    return f'; a similar name is {close[0]!r}' if close else ''
 
 
 def rank() -> int:

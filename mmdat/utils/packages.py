@@ -3,9 +3,11 @@
 
 import os
 import sys
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 from mmengine.registry import init_default_scope
 
@@ -20,6 +22,8 @@ DISTRIBUTIONS = {
     'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
     'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
 }
+# Projects whose name is not that of their module.
+_PROJECTS = {'mmdetection': 'mmdet', 'mmsegmentation': 'mmseg'}
 _PAGE = 'docs/get_started.md#versions says which versions go together'
 
 
@@ -77,6 +81,14 @@ def check_package(scope: str) -> None:
         UserError: It cannot be imported, with the reason and what to do.
     """
     if scope not in DISTRIBUTIONS:
+        # Only names of OpenMMLab that are misspelt; a scope may be anything.
+        near = get_close_matches(scope, DISTRIBUTIONS, 1, 0.8)
+        near = _PROJECTS.get(scope) or (near[0] if near else None)
+        if near and not _is_there(scope):
+            raise UserError(
+                f'default_scope must be the name of a module; there is no '
+                f'{scope!r}, but {near!r}.'
+            )
         return
     mixed = [text for text in map(mixture, DISTRIBUTIONS) if text]
     for text in mixed if os.environ.get('RANK', '0') == '0' else ():
@@ -87,6 +99,13 @@ def check_package(scope: str) -> None:
             import_module(f'{scope}.models')
     except (ImportError, AssertionError) as error:
         raise UserError(_explain(scope, error)) from error
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _explain(scope: str, error: Exception) -> str:

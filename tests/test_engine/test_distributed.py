@@ -5,7 +5,11 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
+from mmengine.config import Config
 from torch import nn
+
+from mmdat.engine import distributed
+from mmdat.utils.errors import UserError
 
 
 def make_model():
@@ -170,3 +174,11 @@ def test_a_single_process_is_left_alone():
     prepare_launch(cfg, 'none')
     assert cfg.get('model_wrapper_cfg') is None
     assert not torch.distributed.is_initialized()
+
+
+def test_processes_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setenv('LOCAL_RANK', '2')
+    with pytest.raises(UserError, match='process 3 has none, so start at'):
+        distributed._prepare_gpus(Config(dict()), 'pytorch')

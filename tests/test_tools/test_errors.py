@@ -1,6 +1,9 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
 """What is wrong is said in one sentence, without a traceback."""
 
+import shutil
+import socket
+
 import malice
 import pytest
 import torch
@@ -176,4 +179,48 @@ def test_launchers_say_how_to_be_called(script):
 
 def test_processes_must_be_a_number():
     said = run('tools/dist_train.sh', DIGITS, 'two', ok=False)
-    assert "positive whole number; got 'two'" in said
+    assert (
+        said == "PROCESSES must be a whole number of at least 1; got 'two'.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ('script', 'name', 'value'),
+    [
+        ('dist_train.sh', 'NNODES', '0'),
+        ('dist_train.sh', 'PORT', '99999'),
+        ('dist_test.sh', 'PORT', 'abc'),
+        ('dist_train.sh', 'MAX_RESTARTS', '-1'),
+        ('slurm_train.sh', 'GPUS', '0'),
+        ('slurm_test.sh', 'GPUS_PER_NODE', 'all'),
+        ('slurm_train.sh', 'CPUS_PER_TASK', '1.5'),
+    ],
+)
+def test_variables_of_launchers_must_be_numbers(script, name, value):
+    # The number of processes is the second or third, a name for Slurm.
+    arguments = [DIGITS, 2, 2]
+    said = run(f'tools/{script}', *arguments, ok=False, env={name: value})
+    assert said.startswith(f'{name} must be a whole number')
+    assert f"got '{value}'" in said and said.count('\n') == 1
+
+
+def test_slurm_scripts_need_slurm():
+    env = {'PATH': '/usr/bin:/bin'}
+    if shutil.which('srun', path=env['PATH']):
+        pytest.skip('this machine has Slurm')
+    said = run('tools/slurm_train.sh', 'p', 'j', DIGITS, ok=False, env=env)
+    assert said.startswith('srun was not found') and 'dist_train.sh' in said
+
+
+def test_a_port_that_is_taken():
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = run(
+            'tools/dist_train.sh', DIGITS, 2, ok=False, env={'PORT': port}
+        )
+    assert said.splitlines()[-1].startswith(
+        f'Another program listens at the port {port}; '
+    )
+    assert 'Traceback' not in said

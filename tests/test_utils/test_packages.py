@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdat.utils.packages import DISTRIBUTIONS, mixture
+from mmdat.utils.errors import UserError
+from mmdat.utils.packages import DISTRIBUTIONS, check_package, mixture
 
 ROOT = Path(__file__).parents[2]
 REFUSES = (
@@ -129,3 +130,11 @@ def test_two_packages_in_one_folder_are_warned_of(tmp_path):
 def test_this_environment_is_of_one_kind():
     for name in DISTRIBUTIONS:
         assert mixture(name) is None
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'right'), [('mmdett', 'mmdet'), ('mmsegmentation', 'mmseg')]
+)
+def test_names_of_scopes_that_are_misspelt(wrong, right):
+    with pytest.raises(UserError, match=f"no '{wrong}', but '{right}'"):
+        check_package(wrong)

@@ -6,7 +6,6 @@ It needs no data and no weights, because it computes only shapes.
 
 import argparse
 
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +13,7 @@ from rich.table import Table
 from mmdat.analysis.breakdown import Row, break_down
 from mmdat.analysis.counting import count, total
 from mmdat.analysis.forward import build_model, forward_whole, usual_shape
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.utils.errors import UserError, one_sentence_errors
 
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 from mmdat.visualization.curves import (
     choose_curves,
     curves_figure,
@@ -56,6 +57,7 @@ def main() -> None:
     """Draws the curves and prints the path."""
     args = parse_args()
     with one_sentence_errors('plot_curves'):
+        check_output_file(args.out)
         if Path(args.out).suffix.lower() not in SUFFIXES:
             raise UserError(
                 f'--out must end in one of {", ".join(SUFFIXES)}; got '

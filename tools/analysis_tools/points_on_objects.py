@@ -9,13 +9,13 @@ the masks. Without arguments it uses the pictures in demo/.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from pycocotools.coco import COCO
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.engine.data_files import set_data_root
 from mmdat.engine.demo_model import use_demo_files
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmdat.analysis.forward import build_model
 from mmdat.checkpoints.loading import load_checkpoint_file
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config, set_loader_defaults
 from mmdat.engine.data_files import set_data_root
 from mmdat.engine.deployment import export
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()

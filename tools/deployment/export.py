@@ -11,15 +11,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmengine.config import DictAction
 
 from mmdat.analysis.forward import build_model
 from mmdat.checkpoints.loading import load_checkpoint_file
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.engine.deployment import FORMATS, PARTS, export
 from mmdat.engine.deployment.formats import OPSET
 from mmdat.engine.weights import check_fits
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 
 
 def read_picture(path: str) -> torch.Tensor:
@@ -71,7 +72,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     parser.add_argument(
@@ -91,6 +92,8 @@ def main() -> None:
             f'--shape takes a height and a width, or one number for both, in '
             f'pixels; got {" ".join(map(str, args.shape))}.'
         )
+    if args.out is not None:
+        check_output_file(args.out)
     example = None if args.picture is None else read_picture(args.picture)
     cfg = load_config(args.config, args.cfg_options)
     checkpoint = load_checkpoint_file(args.checkpoint, 'cpu')
@@ -101,7 +104,7 @@ def main() -> None:
         path = Path('work_dirs') / (
             Path(args.config).stem + FORMATS[args.format].suffix
         )
-        path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     done = export(
         model,
         path,

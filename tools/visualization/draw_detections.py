@@ -8,9 +8,12 @@ The predictions are the JSON that a test writes with
 import argparse
 from pathlib import Path
 
+from PIL import Image
+
 from mmdat.engine.configuration import load_config
 from mmdat.engine.data_files import set_data_root
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 from mmdat.visualization.detections import draw_sheet
 
 
@@ -34,6 +37,11 @@ def main() -> None:
     """Draws and says where."""
     args = parse_args()
     with one_sentence_errors('draw_detections'):
+        check_output_file(args.out, 'out')
+        if Path(args.out).suffix.lower() not in Image.registered_extensions():
+            raise UserError(
+                f'out must be a picture, such as sheet.png; got {args.out}.'
+            )
         cfg = load_config(args.config)
         if args.data_root is not None:
             set_data_root(cfg, args.data_root)

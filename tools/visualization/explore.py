@@ -8,13 +8,14 @@ Stages and blocks count from 0.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.progress import track
 
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.engine.demo_model import use_demo_files
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 from mmdat.visualization import explore
 from mmdat.visualization.movie import find_checkpoints
 
@@ -65,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()
@@ -76,6 +77,7 @@ def main() -> None:
     args = parse_args()
     use_safe_loading()
     with one_sentence_errors('explore'):
+        check_output_file(args.out)
         if Path(args.out).suffix.lower() not in ('.html', '.htm'):
             raise UserError(f'--out must end in .html; got {args.out}.')
         args.checkpoint = None

@@ -8,12 +8,12 @@ whose channels come last. Without arguments it takes what is in demo/.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.engine.demo_model import use_demo_files
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 from mmdat.visualization.figures import SUFFIXES, save
 from mmdat.visualization.grad_cam import cam_figure, grad_cam
 from mmdat.visualization.picture import load_model, load_picture
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()
@@ -64,6 +64,7 @@ def main() -> None:
     args = parse_args()
     use_safe_loading()
     with one_sentence_errors('grad_cam'):
+        check_output_file(args.out)
         if Path(args.out).suffix.lower() not in SUFFIXES:
             raise UserError(
                 f'--out must end in one of {", ".join(SUFFIXES)}; got '

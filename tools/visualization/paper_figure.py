@@ -8,13 +8,14 @@ asked about. Without arguments it uses the files in demo/.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.progress import track
 
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.engine.demo_model import use_demo_files
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 from mmdat.visualization.figures import SUFFIXES, save
 from mmdat.visualization.findings import Findings, find
 from mmdat.visualization.paper import Row, choose_query, paper_figure
@@ -61,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()
@@ -72,6 +73,9 @@ def main() -> None:
     args = parse_args()
     use_safe_loading()
     with one_sentence_errors('paper_figure'):
+        check_output_file(args.out)
+        if args.dpi < 1:
+            raise UserError(f'--dpi must be at least 1; got {args.dpi}.')
         if Path(args.out).suffix.lower() not in SUFFIXES:
             raise UserError(
                 f'--out must end in one of {", ".join(SUFFIXES)}; got '

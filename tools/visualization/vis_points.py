@@ -8,12 +8,12 @@ Pixels are those of the image file, x to the right and y down.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.engine.demo_model import use_demo_files
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 from mmdat.visualization.figures import (
     SUFFIXES,
     attention_figure,
@@ -103,7 +103,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()
@@ -111,6 +111,9 @@ def parse_args() -> argparse.Namespace:
 
 def check_args(args: argparse.Namespace) -> None:
     """Raises UserError for arguments that do not go together."""
+    check_output_file(args.out)
+    if args.dpi < 1:
+        raise UserError(f'--dpi must be at least 1; got {args.dpi}.')
     if Path(args.out).suffix.lower() not in SUFFIXES:
         raise UserError(
             f'--out must end in one of {", ".join(SUFFIXES)}; got {args.out}.'

@@ -7,13 +7,14 @@ Each frame is a checkpoint. Stages, blocks and groups count from 0.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.progress import track
 
 from mmdat.checkpoints.loading import use_safe_loading
+from mmdat.engine.arguments import OptionsAction
 from mmdat.engine.configuration import load_config
 from mmdat.engine.demo_model import use_demo_files
 from mmdat.utils.errors import UserError, one_sentence_errors
+from mmdat.utils.output_file import check_output_file
 from mmdat.visualization.movie import (
     find_checkpoints,
     make_movie,
@@ -68,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='settings to override, key=value; lists as key="[a,b]"',
     )
     return parser.parse_args()
@@ -79,6 +80,7 @@ def main() -> None:
     args = parse_args()
     use_safe_loading()
     with one_sentence_errors('vis_training'):
+        check_output_file(args.out)
         writer_for(args.out, args.fps)
         args.checkpoint = None
         if use_demo_files(args, ROOT):

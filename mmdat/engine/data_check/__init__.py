@@ -16,11 +16,23 @@ from ..data_files import datasets_of
 from . import classification, detection, segmentation
 from .channels import check_channels
 from .class_names import check_same_names
-from .heads import check_heads, check_ignored, check_weights, most_of_heads
-from .metrics import check_best, check_evaluators
+from .heads import (
+    check_heads,
+    check_ignored,
+    check_learnable,
+    check_loss_names,
+    check_weights,
+    most_of_heads,
+)
+from .leakage import check_leakage
+from .loaders import check_batches, check_checkpoints, check_loops
+from .metrics import check_best, check_evaluators, check_ignored_by_metrics
+from .optimizers import check_old_keys, check_optimizer
 from .parts import Part, name_of, parts_of
+from .preprocessing import check_padding, check_preprocessing
 from .report import Report
-from .schedule import check_warm_up
+from .schedule import check_schedule, check_warm_up
+from .strides import check_strides
 
 __all__ = ['check_data_and_model']
 
@@ -30,6 +42,7 @@ def check_data_and_model(
     splits: tuple[str, ...],
     channels: Sequence[int] | None = None,
     processes: int = 1,
+    strides: Sequence[int] | None = None,
 ) -> list[str]:
     """Compares data sets, evaluators and model of a config.
 
@@ -39,6 +52,7 @@ def check_data_and_model(
             ``'test'``.
         channels: Channels of the backbone's output maps, if known.
         processes: Number of processes of the run.
+        strides: Strides of these maps in pixels, if known.
 
     Returns:
         Warnings, for problems that do not prevent the run.
@@ -47,6 +61,16 @@ def check_data_and_model(
         UserError: With one sentence for each problem that prevents the run.
     """
     report = Report()
+    with _leaving_alone('loops and loaders', report):
+        check_loops(cfg, splits, report)
+        check_old_keys(cfg, report)
+    if 'train' in splits:
+        with _leaving_alone('optim_wrapper', report):
+            check_optimizer(cfg, report)
+            check_checkpoints(cfg, report)
+    if strides is not None:
+        with _leaving_alone('model', report):
+            check_strides(cfg, strides, report)
     if channels is not None:
         with _leaving_alone('model', report):
             check_channels(cfg, channels, report)
@@ -69,10 +93,20 @@ def check_data_and_model(
         for number, places in numbers.items():
             check_heads(cfg, number, ' and '.join(places), report)
         check_weights(cfg, report)
+        if 'train' in splits:
+            check_learnable(cfg, report)
+            check_loss_names(cfg, report)
         for part in parts:
             if part.kind == 'maps' and part.split == 'train':
                 ignored = part.option('ignore_index', 255)
                 check_ignored(cfg, ignored, part.place, report)
+                check_padding(cfg, ignored, part.place, report)
+            if part.kind == 'maps':
+                check_ignored_by_metrics(cfg, part, report)
+    with _leaving_alone('data_preprocessor', report):
+        check_preprocessing(cfg, parts, report)
+    with _leaving_alone('train and val', report):
+        check_leakage(parts, report)
     with _leaving_alone('the order of classes', report):
         check_same_names(parts, report)
         coco = [part for part in parts if part.kind == 'coco']
@@ -84,7 +118,13 @@ def check_data_and_model(
             check_best(cfg, report)
     if 'train' in splits:
         with _leaving_alone('param_scheduler', report):
-            check_warm_up(cfg, _length(cfg, lengths), processes, report)
+            pictures = _length(cfg, lengths)
+            check_warm_up(cfg, pictures, processes, report)
+            check_schedule(cfg, pictures, processes, report)
+    for split in splits:
+        with _leaving_alone(f'{split}_dataloader', report):
+            number = _length(cfg, lengths, split)
+            check_batches(cfg, split, number, processes, report)
     report.raise_errors()
     return report.warnings
 
@@ -131,11 +171,13 @@ def _plain(part: Part) -> bool:
     )
 
 
-def _length(cfg: Config, lengths: dict[str, int | None]) -> int | None:
-    """Returns the samples of a training epoch, including wrappers."""
+def _length(
+    cfg: Config, lengths: dict[str, int | None], split: str = 'train'
+) -> int | None:
+    """Returns the samples of an epoch, including wrappers."""
     total: int | None = 0
     times: dict[str, int] = {}
-    for place, settings in datasets_of(cfg, 'train'):
+    for place, settings in datasets_of(cfg, split):
         own = times.get(place.rpartition('.dataset')[0], 1)
         if '.datasets.' in place:
             own = times.get(place.rpartition('.datasets.')[0], own)

@@ -11,6 +11,13 @@ def check_names(part: Part, report: Report) -> bool:
     """Reports names that mmengine does not read; returns whether it can."""
     metainfo = part.settings.get('metainfo') or {}
     given = metainfo.get('classes')
+    if part.settings.get('classes') is not None:
+        report.error(
+            f'Names of classes must be in metainfo.classes; {part.place} has '
+            f'the setting classes of MMCV 1.x, so write '
+            f'metainfo=dict(classes=...).'
+        )
+        return False
     if 'CLASSES' in metainfo and given is None:
         report.error(
             f'Names of classes must be in metainfo.classes; '

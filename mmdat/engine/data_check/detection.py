@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from .class_names import check_names
 from .coco_file import CocoFile, read_coco
+from .coco_outlines import check_outlines
 from .coco_rules import (
     ALWAYS,
     CROWD,
@@ -19,6 +20,7 @@ from .coco_rules import (
     check_file,
     check_rules,
 )
+from .coco_settings import check_settings
 from .parts import Part, kinds_of, metrics_of, name_of
 from .pictures import check_coco_pictures
 from .report import Report, counted, listed
@@ -201,12 +203,15 @@ def check_part(part: Part, report: Report) -> int | None:
     if file is None:
         return None
     check_file(file, report)
-    if part.split != 'test' and not file.has_annotations:
-        _tell_no_annotations(file, part.place, report)
+    if not file.has_annotations and part.split != 'test':
+        # Pictures without labels are for semi-supervised training.
+        if part.split == 'val' or part.transforms('LoadAnnotations'):
+            _tell_no_annotations(file, part.place, report)
         return len(file.images)
     check_classes(part, file, report)
     check_objects(part, file, report)
     number = number_of_images(part, file)
+    check_settings(part, len(file.images), report)
     if not file.images:
         report.error(
             f'A data set needs at least one image; {file.path} lists none, so '
@@ -245,6 +250,11 @@ def check_part(part: Part, report: Report) -> int | None:
                 f'nothing to {"learn" if part.split == "train" else "find"}.'
             )
     check_coco_pictures(part, file, report)
+    loaders = part.transforms('LoadAnnotations')
+    if any(loader.get('with_mask') for loader in loaders) and not any(
+        str(file.path) in error for error in report.errors
+    ):  # what is wrong with the boxes is said better above
+        check_outlines(part, file.path, report)
     return number
 
 

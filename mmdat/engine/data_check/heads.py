@@ -24,6 +24,8 @@ _OTHER_TYPES = (
     'GroundingDINOHead',
     'ATSSVLFusionHead',
 )
+# Losses that are a softmax unless they are told otherwise.
+_SOFTMAX = ('CrossEntropyLoss', 'LabelSmoothLoss')
 # Heads with these names have classes, even without a num_classes setting.
 _KEYS = (
     'bbox_head',
@@ -161,6 +163,63 @@ def check_weights(cfg: Config, report: Report) -> None:
                     f'class_weight must have a weight for each class; '
                     f'{place}.{name}.class_weight has {len(weights)} and '
                     f'the head {counted(number, "class", "classes")}.'
+                )
+
+
+def check_learnable(cfg: Config, report: Report) -> None:
+    """Reports heads whose loss is 0 whatever they predict.
+
+    A softmax over one class is 1, so mmseg and mmpretrain learn nothing.
+    """
+    for place, key, head in _heads(cfg.get('model'), 'model'):
+        if key not in ('head', 'decode_head', 'auxiliary_head'):
+            continue
+        if not isinstance(head.get('type'), str | type):
+            continue
+        losses = head.get('loss_decode', head.get('loss'))
+        losses = losses if isinstance(losses, list | tuple) else [losses]
+        softmax = any(
+            loss is None
+            or name_of(loss.get('type')) in _SOFTMAX
+            and not loss.get('use_sigmoid')
+            for loss in losses
+            if loss is None or isinstance(loss, Mapping)
+        )
+        named = name_of(head['type'])
+        if not softmax or 'Mask' in named or 'MultiLabel' in named:
+            continue
+        if head.get('num_classes') == 1:
+            advice = 'a second class'
+            if key != 'head':
+                advice = 'a class for the background, num_classes=2'
+            report.error(
+                f'A softmax needs two classes, as over one it is always 1; '
+                f'{place}.num_classes is 1, so its loss would be 0 and it '
+                f'would learn nothing; add {advice}.'
+            )
+        elif head.get('out_channels') == 1 and key != 'head':
+            report.error(
+                f'One output needs a sigmoid; {place}.out_channels is 1 and '
+                f'its loss is a softmax, so set loss_decode.use_sigmoid=True '
+                f'or leave out out_channels.'
+            )
+
+
+def check_loss_names(cfg: Config, report: Report) -> None:
+    """Warns of losses of mmseg that are logged and not trained on."""
+    for place, key, head in _heads(cfg.get('model'), 'model'):
+        if key not in ('decode_head', 'auxiliary_head'):
+            continue
+        losses = head.get('loss_decode')
+        several = isinstance(losses, list | tuple)
+        for i, loss in enumerate(losses if several else [losses]):
+            name = loss.get('loss_name') if isinstance(loss, Mapping) else None
+            if isinstance(name, str) and 'loss' not in name:
+                report.error(
+                    f'mmengine adds up what has "loss" in its name; '
+                    f'{place}.loss_decode{f".{i}" * several}.loss_name is '
+                    f'{name!r}, so nothing would be learned from it; set it '
+                    f"to 'loss_{name}'."
                 )
 
 

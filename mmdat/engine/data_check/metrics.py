@@ -7,11 +7,13 @@ from typing import Any
 from mmengine.config import Config
 
 from .heads import most_of_heads
-from .parts import kinds_of, metrics_of, name_of
+from .parts import Part, kinds_of, metrics_of, name_of
 from .report import Report, counted, listed
 
 _COCO_KINDS = ('bbox', 'segm', 'proposal', 'proposal_fast')
 _COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+_RECALLS = ('AR@100', 'AR@300', 'AR@1000')
+_RECALLS += ('AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 # What mmseg's IoUMetric computes for each of its iou_metrics.
 _IOU = dict(
     mIoU=('mIoU', 'mAcc'),
@@ -48,9 +50,26 @@ def check_evaluators(cfg: Config, split: str, report: Report) -> None:
         elif kind == 'CocoMetric':
             kinds = kinds_of(metric, 'metric', 'bbox')
             _check_kinds(cfg, kinds, place, report)
+            _check_items(metric, place, report)
     head = (cfg.get('model') or {}).get('head')
     if isinstance(head, Mapping) and head.get('cal_acc'):
         _check_topk(head.get('topk'), 'model.head.topk', classes, report)
+
+
+def check_ignored_by_metrics(cfg: Config, part: Part, report: Report) -> None:
+    """Compares the label that a metric ignores with that of the data."""
+    ignored = part.option('ignore_index', 255)
+    for i, metric in enumerate(metrics_of(cfg, part.split)):
+        if name_of(metric.get('type')) != 'IoUMetric':
+            continue
+        found = metric.get('ignore_index', 255)
+        if found != ignored:
+            place = f'{part.split}_evaluator' + f'.{i}' * (i > 0)
+            report.error(
+                f'A metric must ignore the label that the data ignore; '
+                f'{place}.ignore_index is {found} and that of {part.place} '
+                f'is {ignored}, so set both to one value.'
+            )
 
 
 def _check_kinds(
@@ -66,6 +85,19 @@ def _check_kinds(
         report.error(
             f"{place}.metric has 'segm', which needs masks, and the model "
             f"predicts boxes only, so set it to 'bbox'."
+        )
+
+
+def _check_items(
+    metric: Mapping[str, Any], place: str, report: Report
+) -> None:
+    items = metric.get('metric_items') or ()
+    items = [items] if isinstance(items, str) else items
+    unknown = [item for item in items if item not in (*_COCO, *_RECALLS)]
+    if unknown:
+        report.error(
+            f'{place}.metric_items may hold {", ".join((*_COCO, *_RECALLS))}; '
+            f'got {unknown[0]!r}.'
         )
 
 

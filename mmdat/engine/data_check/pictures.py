@@ -50,6 +50,29 @@ def header(path: Path) -> Header | None:
         return None
 
 
+def is_unreadable(path: Path) -> bool:
+    """Returns whether OpenCV cannot read a file that Pillow cannot."""
+    import cv2
+
+    try:
+        return path.stat().st_size == 0 or cv2.imread(str(path)) is None
+    except Exception:  # whatever a decoder raises
+        return True
+
+
+def tell_damaged(
+    part: Part, damaged: list[Path], looked: int, report: Report
+) -> None:
+    """Reports files that are no pictures."""
+    path = damaged[0]
+    empty = 'is empty' if path.stat().st_size == 0 else 'is no picture'
+    report.error(
+        f'Every picture of {part.place} must be readable; {path.absolute()} '
+        f'{empty} ({len(damaged)} of {looked} pictures have this fault), so '
+        f'copy it again or remove it from the annotations.'
+    )
+
+
 def turns(part: Part) -> bool:
     """Returns whether the data set applies the EXIF orientation."""
     loaders = part.transforms('LoadImageFromFile')
@@ -85,6 +108,7 @@ def check_coco_pictures(part: Part, file: CocoFile, report: Report) -> None:
     missing: list[tuple[Any, Path]] = []
     wrong: list[str] = []
     mirrored: list[Path] = []
+    damaged: list[Path] = []
     turned = turns(part)
     for ident, name, width, height in spread(images):
         path = folder / name
@@ -92,7 +116,9 @@ def check_coco_pictures(part: Part, file: CocoFile, report: Report) -> None:
         if found is None:
             if not path.is_file():
                 missing.append((ident, path))
-            continue  # loading names a damaged picture later
+            elif is_unreadable(path):
+                damaged.append(path)
+            continue  # loading names a truncated picture later
         size = loaded_size(found, turned)
         if width and height and size != (width, height):
             wrong.append(_wrong_size(ident, path, found, size, width, height))
@@ -107,6 +133,8 @@ def check_coco_pictures(part: Part, file: CocoFile, report: Report) -> None:
             f'({len(missing)} of {looked} pictures are missing); check '
             f'data_prefix and file_name.'
         )
+    if damaged:
+        tell_damaged(part, damaged, looked, report)
     if wrong:
         report.error(
             f'{wrong[0]} ({len(wrong)} of {looked} pictures have this fault.)'

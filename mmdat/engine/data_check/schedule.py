@@ -1,5 +1,5 @@
 # Copyright (c) mmdat contributors. Apache-2.0 licence.
-"""Checks that a training is longer than its warm-up."""
+"""Compares schedules of the learning rate with the training."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -7,8 +7,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from .loaders import by_iterations
 from .parts import name_of
-from .report import Report
+from .report import Report, listed
+
+# Default end of mmengine's schedules.
+_FOREVER = 1000000000
 
 _WARM_UPS = (
     'LinearLR',
@@ -30,23 +34,14 @@ def check_warm_up(
         report: Receives the problems.
     """
     loop = cfg.get('train_cfg') or {}
-    loader = cfg.get('train_dataloader') or {}
-    batch = loader.get('batch_size')
-    if not batch and isinstance(loader.get('batch_sampler'), Mapping):
-        batch = loader['batch_sampler'].get('batch_size')
-    per_epoch = None
-    if pictures and type(batch) is int and batch > 0:
-        per_epoch = ceil(ceil(pictures / processes) / batch)
-    total = loop.get('max_iters')
     epochs = loop.get('max_epochs')
-    if type(total) is not int:
-        if per_epoch is None or type(epochs) is not int:
-            return
-        total = per_epoch * epochs
-    schedulers = cfg.get('param_scheduler') or []
-    if isinstance(schedulers, Mapping):
-        schedulers = [schedulers]
+    per_epoch, total, batch = _lengths(cfg, pictures, processes)
+    if total is None:
+        return
+    schedulers = _schedulers(cfg)
     for i, one in enumerate(schedulers):
+        if by_iterations(cfg) and _by_epoch(one):
+            continue  # check_schedule says more
         end = _end(one, per_epoch)
         if end is not None and end > total:
             where = (
@@ -66,6 +61,126 @@ def check_warm_up(
                 f'{length}, so the learning rate never reaches its full '
                 f'value; lower {where} or train longer.'
             )
+
+
+def _lengths(
+    cfg: Config, pictures: int | None, processes: int
+) -> tuple[int | None, int | None, Any]:
+    """Returns iterations of an epoch and of the training, and the batch."""
+    loop = cfg.get('train_cfg') or {}
+    loader = cfg.get('train_dataloader') or {}
+    batch = loader.get('batch_size')
+    if not batch and isinstance(loader.get('batch_sampler'), Mapping):
+        batch = loader['batch_sampler'].get('batch_size')
+    per_epoch = None
+    if pictures and type(batch) is int and batch > 0:
+        per_epoch = ceil(ceil(pictures / processes) / batch)
+    total, epochs = loop.get('max_iters'), loop.get('max_epochs')
+    if type(total) is not int:
+        total = None
+        if per_epoch is not None and type(epochs) is int:
+            total = per_epoch * epochs
+    return per_epoch, total, batch
+
+
+def _schedulers(cfg: Config) -> list[Any]:
+    found = cfg.get('param_scheduler') or []
+    return [found] if isinstance(found, Mapping) else list(found)
+
+
+def _by_epoch(scheduler: Any) -> bool:
+    """Returns whether a schedule is stepped at the end of epochs."""
+    return (
+        isinstance(scheduler, Mapping)
+        and bool(scheduler.get('by_epoch', True))
+        and not scheduler.get('convert_to_iter_based')
+    )
+
+
+def check_schedule(
+    cfg: Config, pictures: int | None, processes: int, report: Report
+) -> None:
+    """Reports schedules that never step, or end after the training.
+
+    Args:
+        cfg: The config.
+        pictures: Samples of an epoch, None if unknown.
+        processes: Number of processes of the run.
+        report: Receives the problems.
+    """
+    iterations = by_iterations(cfg)
+    if iterations is None:
+        return
+    loop = cfg.get('train_cfg') or {}
+    epochs = loop.get('max_epochs')
+    total = _lengths(cfg, pictures, processes)[1]
+    schedulers = _schedulers(cfg)
+    for i, one in enumerate(schedulers):
+        if not isinstance(one, Mapping):
+            continue
+        place = 'param_scheduler' + f'.{i}' * (len(schedulers) > 1)
+        if iterations and _by_epoch(one):
+            report.warn(
+                f'{place} ({name_of(one.get("type"))}) steps after epochs, '
+                f'and IterBasedTrainLoop has only one, so the learning rate '
+                f'keeps its first value; set {place}.by_epoch=False and '
+                f'count iterations.'
+            )
+            continue
+        per_epoch = bool(one.get('by_epoch', True))
+        length = epochs if per_epoch and not iterations else total
+        if type(length) is int and length > 0:
+            unit = 'epochs' if per_epoch else 'iterations'
+            _check_steps(one, place, length, unit, report)
+
+
+def _check_steps(
+    scheduler: Mapping[str, Any],
+    place: str,
+    length: int,
+    unit: str,
+    report: Report,
+) -> None:
+    """Compares milestones and periods with the length of a training."""
+    milestones = scheduler.get('milestones')
+    if not isinstance(milestones, list | tuple):
+        milestones = []
+    late = [
+        step
+        for step in (
+            milestones if isinstance(milestones, list | tuple) else ()
+        )
+        if type(step) is int and step >= length
+    ]
+    if late:
+        report.warn(
+            f'{place}.milestones={list(milestones)} are in {unit}, and the '
+            f'training has {length}, so the learning rate never steps at '
+            f'{listed(late)}; correct milestones or train longer.'
+        )
+    if 'Cosine' not in name_of(scheduler.get('type')):
+        return
+    begin, end = scheduler.get('begin', 0), scheduler.get('end', _FOREVER)
+    if type(begin) is not int or type(end) is not int or begin >= length:
+        return
+    period = scheduler.get('T_max')
+    if type(period) is not int:
+        period = end - begin
+        if end == _FOREVER:
+            return
+    last = min(end, length)
+    if 0 < period < last - begin:
+        report.warn(
+            f'{place}.T_max={period} is shorter than its {last - begin} '
+            f'{unit}, so the learning rate rises again after {period}; set '
+            f'it to {last - begin}.'
+        )
+    elif begin + period > length:
+        report.warn(
+            f'{place} takes {period} {unit} from {begin} on, and the training '
+            f'has {length}, so the learning rate does not reach its end; '
+            f'shorten the schedule or train longer.'
+        )
 
 
 def _end(scheduler: Any, per_epoch: int | None) -> int | None:

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from .class_names import check_names
 from .parts import Part
-from .pictures import header, loaded_size, spread, turns
+from .pictures import (
+    header,
+    is_unreadable,
+    loaded_size,
+    spread,
+    tell_damaged,
+    turns,
+)
 from .report import Report, counted, listed
 
 # Number of label maps to read if there are more, evenly spread.
@@ -161,6 +168,7 @@ def _check_maps(
     turned = turns(part)
     looked = spread(names, MOST)
     missing, odd, sizes, outside, blank = [], [], [], [], 0
+    damaged: list[Path] = []
     seen: set[int] = set()
     held: set[int] = set()
     for name in looked:
@@ -175,7 +183,10 @@ def _check_maps(
         if isinstance(values, str):
             odd.append((path, values))
             continue
-        picture = header(pictures / f'{name}{image_suffix}')
+        file = pictures / f'{name}{image_suffix}'
+        picture = header(file)
+        if picture is None and file.is_file() and is_unreadable(file):
+            damaged.append(file)
         if picture is not None:
             size = loaded_size(picture, turned)
             if size != values.shape[::-1]:
@@ -192,6 +203,8 @@ def _check_maps(
         if classes and wrong:
             outside.append((path, max(wrong)))
     _tell_files(part, missing, odd, sizes, len(looked), report)
+    if damaged:
+        tell_damaged(part, damaged, len(looked), report)
     if outside:
         report.error(_outside(part, outside, seen, len(looked)))
     elif reduced and _is_shifted(part, seen):

@@ -42,6 +42,12 @@ def to_corners(one):
     one['bbox'] = [x, y, x + width, y + height]
 
 
+def scale_polygon(one, x, y, shift=0):
+    (polygon,) = one['segmentation']
+    polygon[::2] = [n * x + shift for n in polygon[::2]]
+    polygon[1::2] = [n * y for n in polygon[1::2]]
+
+
 def normalise(one):
     x, y, width, height = one['bbox']
     one['bbox'] = [x / WIDTH, y / HEIGHT, width / WIDTH, height / HEIGHT]
@@ -134,6 +140,14 @@ ERRORS = {
     'corners': (
         every(to_corners),
         ('not two corners', '8 of the 8 objects', '[30.0, 20.0, 60.0, 40.0]'),
+    ),
+    'polygons in parts of the picture': (
+        every(lambda one: scale_polygon(one, 1 / WIDTH, 1 / HEIGHT)),
+        ('Polygons must be in pixels', '8 of the first 8', 'annotation 10'),
+    ),
+    'polygons elsewhere': (
+        every(lambda one: scale_polygon(one, 1, 1, 100)),
+        ('where the box of their object is', 'begins with [104.0, 5.0'),
     ),
     'no list of annotations': (
         drop('annotations'),

@@ -50,3 +50,14 @@ def test_pictures_of_another_size(data):
     Image.new('RGB', (WIDTH, HEIGHT + 2)).save(data.root / 'val2017/1.jpg')
     (said,) = check(config(data))[0]
     assert '64x48 in the annotations and 64x50 as loaded' in said
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'), [(b'', 'is empty'), (b'<html>', 'is no picture')]
+)
+def test_files_that_are_no_pictures(content, words, data):
+    cfg = config(data)
+    path = data.root / 'train2017' / '2.jpg'
+    path.write_bytes(content)
+    (said,) = check(cfg)[0]
+    assert f'{path} {words} (1 of 4 pictures' in said

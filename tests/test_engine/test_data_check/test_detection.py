@@ -135,8 +135,8 @@ def test_what_is_not_known_is_left_alone(data):
     cfg.train_dataloader.dataset.type = 'CocoDataset'
     cfg.train_dataloader.dataset.backend_args = dict(backend='petrel')
     assert not check(cfg, ('train',))[0]
-    cfg.train_dataloader = dict(dataset=object())
-    cfg.val_dataloader = None
+    cfg.train_dataloader = dict(dataset=object(), sampler=None)
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     assert not check(cfg)[0]
 
 
@@ -162,3 +162,57 @@ def test_a_class_without_objects(data):
     errors, (said,) = check(config(data))
     assert not errors
     assert f'{path} has no object of 1 class' in said and NAMES[1] in said
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        (dict(filter_cfg=dict(min_siz=3)), 'filter_cfg may hold filter_empty'),
+        (dict(indices=99), 'got 99, and'),
+        (dict(indices=[0, 4]), 'got 4, and'),
+        (dict(classes=NAMES, metainfo=None), 'the setting classes of MMCV'),
+        (
+            dict(metainfo=dict(classes=NAMES, palette=[(1, 2, 3)])),
+            'has 1 colour, and its classes are 3',
+        ),
+    ],
+)
+def test_settings_that_are_not_read_or_fail_late(changes, words, data):
+    cfg = config(data)
+    cfg.train_dataloader.dataset.update(changes)
+    assert any(words in line for line in check(cfg)[0]), check(cfg)[0]
+
+
+def test_indices_that_are_there(data):
+    cfg = config(data)
+    for indices in (4, -4, 2, [0, 3, -4]):
+        cfg.train_dataloader.dataset.indices = indices
+        assert not check(cfg)[0]
+
+
+def test_validation_on_what_was_trained_on(data):
+    cfg = config(data)
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    val.data_prefix = train.data_prefix
+    errors, (said,) = check(cfg)
+    assert not errors
+    assert 'val_dataloader.dataset has 4 pictures that train_data' in said
+    val.ann_file = cfg.val_evaluator.ann_file = train.ann_file
+    cfg.val_evaluator.ann_file = str(data('train'))
+    errors, (said,) = check(cfg)
+    assert not errors and 'reads the same pictures as train_datal' in said
+    train.indices, val.indices = [0, 1], [2, 3]
+    assert check(cfg) == ([], [])
+
+
+def test_pictures_without_labels(data):
+    cfg = config(data)
+    train = cfg.train_dataloader.dataset
+    data('train', lambda whole: whole.pop('annotations'))
+    assert 'a list "annotations"' in check(cfg)[0][0]
+    train.pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadEmptyAnnotations'),
+        dict(type='PackDetInputs'),
+    ]
+    assert check(cfg)[0] == []

@@ -51,6 +51,9 @@ def test_masks_of_a_detector_of_boxes():
 def test_names_of_metrics():
     said = errors(DETECTOR, val_evaluator__metric=['bbox', 'segmm'])
     assert "proposal_fast; got 'segmm'" in said
+    said = errors(DETECTOR, val_evaluator__metric_items=['mAP', 'mAP_55'])
+    assert "AR_l@1000; got 'mAP_55'" in said
+    assert not errors(DETECTOR, val_evaluator__metric_items=['AR@100'])
     said = errors(SEGMENTOR, val_evaluator__iou_metrics=['mIoU', 'iou'])
     assert "mFscore; got 'iou'" in said
 

@@ -11,12 +11,27 @@ from mmdat.engine.data_check.channels import check_channels, unused_maps
 from mmdat.engine.data_check.heads import (
     check_heads,
     check_ignored,
+    check_learnable,
+    check_loss_names,
     check_weights,
     heads_of,
 )
+from mmdat.engine.data_check.loaders import (
+    check_batches,
+    check_checkpoints,
+    check_loops,
+)
 from mmdat.engine.data_check.metrics import check_best, check_evaluators
+from mmdat.engine.data_check.optimizers import check_old_keys, check_optimizer
+from mmdat.engine.data_check.parts import parts_of
+from mmdat.engine.data_check.preprocessing import (
+    check_padding,
+    check_preprocessing,
+)
 from mmdat.engine.data_check.report import Report
-from mmdat.engine.data_check.schedule import check_warm_up
+from mmdat.engine.data_check.schedule import check_schedule, check_warm_up
+from mmdat.engine.data_check.strides import check_strides
+from mmdat.engine.preflight import _main_backbone
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -25,8 +40,6 @@ NUMBERS = dict(coco=80, ade20k=150, in1k=1000, digits=None)
 
 
 def channels_of(cfg):
-    from mmdat.engine.preflight import _main_backbone
-
     backbone = _main_backbone(cfg)
     dims = [stage.dim for stage in backbone.arch.stages]
     return [dims[i] for i in backbone.out_indices]
@@ -38,6 +51,20 @@ def test_our_configs_agree_with_themselves(name):
     check_channels(cfg, channels_of(cfg), report)
     numbers = {number for _, number in heads_of(cfg)}
     assert len(numbers) == 1
+    indices = _main_backbone(cfg).out_indices
+    check_strides(cfg, [4 * 2**i for i in indices], report)
+    check_loops(cfg, ('train', 'val'), report)
+    check_checkpoints(cfg, report)
+    check_batches(cfg, 'train', 100_000, 8, report)
+    check_optimizer(cfg, report)
+    check_old_keys(cfg, report)
+    check_schedule(cfg, 100_000, 8, report)
+    check_learnable(cfg, report)
+    check_loss_names(cfg, report)
+    check_padding(cfg, 255, 'train', report)
+    parts = parts_of(cfg, 'train') + parts_of(cfg, 'val')
+    check_preprocessing(cfg, parts, report)
+    assert not report.warnings
     expected = NUMBERS[name.rpartition('_')[2]]
     if expected is not None:
         assert numbers == {expected}
@@ -244,3 +271,94 @@ def test_a_warm_up_longer_than_the_training():
     assert told_of_warm_up(22, param_scheduler=by_epoch)
     assert not told_of_warm_up(22, param_scheduler=dict(by_epoch, end=5))
     assert not told_of_warm_up(22, param_scheduler=None)
+
+
+def schedule_warnings(schedulers, pictures=80, **loop):
+    cfg, report = deepcopy(family.load('mask_rcnn_dat_digits')), Report()
+    cfg.train_cfg = dict(
+        dict(type='EpochBasedTrainLoop', max_epochs=6), **loop
+    )
+    cfg.train_dataloader.batch_size = 8
+    cfg.param_scheduler = schedulers
+    check_schedule(cfg, pictures, 1, report)
+    assert not report.errors
+    return report.warnings
+
+
+@pytest.mark.parametrize(
+    ('scheduler', 'words'),
+    [
+        (dict(type='MultiStepLR', milestones=[4, 8, 11]), 'steps at 8, 11;'),
+        (dict(type='MultiStepLR', milestones=[3, 5]), None),
+        (
+            dict(type='MultiStepLR', by_epoch=False, milestones=[30, 90]),
+            'are in iterations, and the training has 60',
+        ),
+        (dict(type='CosineAnnealingLR', T_max=12), 'takes 12 epochs'),
+        (
+            dict(type='CosineAnnealingLR', T_max=4, begin=0, end=6),
+            'rises again after 4; set it to 6.',
+        ),
+        (dict(type='CosineAnnealingLR', T_max=5, begin=1, end=6), None),
+        (dict(type='CosineAnnealingLR', begin=0, end=6), None),
+        (
+            dict(
+                type='CosineAnnealingLR', T_max=6, convert_to_iter_based=True
+            ),
+            None,
+        ),
+        (dict(type='LinearLR', by_epoch=False, end=500), None),
+    ],
+)
+def test_schedules_that_do_not_fit_the_training(scheduler, words):
+    said = schedule_warnings(scheduler)
+    assert len(said) == (words is not None)
+    assert words is None or words in said[0]
+
+
+def test_schedules_by_epochs_in_a_loop_of_iterations():
+    loop = {'type': 'IterBasedTrainLoop', 'max_iters': 60}
+    first = dict(type='LinearLR', by_epoch=False, start_factor=0.1, end=10)
+    second = dict(type='PolyLR', begin=10, end=60)
+    (said,) = schedule_warnings([first, second], **loop)
+    assert said.startswith('param_scheduler.1 (PolyLR) steps after epochs')
+    second['by_epoch'] = False
+    assert not schedule_warnings([first, second], **loop)
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'words'),
+    [
+        ('upernet_dat_digits', dict(num_classes=1), 'add a class for the'),
+        ('classifier_dat_digits', dict(num_classes=1), 'add a second class'),
+        (
+            'upernet_dat_digits',
+            dict(num_classes=2, out_channels=1),
+            'One output needs a sigmoid',
+        ),
+    ],
+)
+def test_heads_that_would_learn_nothing(name, changes, words):
+    cfg, report = deepcopy(family.load(name)), Report()
+    key = 'head' if name.startswith('class') else 'decode_head'
+    cfg.model[key].update(changes)
+    check_learnable(cfg, report)
+    (said,) = report.errors
+    assert f'model.{key}.' in said and words in said
+    if key == 'decode_head':
+        cfg.model[key].loss_decode = dict(
+            type='CrossEntropyLoss', use_sigmoid=True
+        )
+        report = Report()
+        check_learnable(cfg, report)
+        assert not report.errors
+
+
+def test_losses_that_are_not_added_up():
+    cfg, report = deepcopy(family.load('upernet_dat_digits')), Report()
+    cfg.model.decode_head.loss_decode = [
+        dict(type='CrossEntropyLoss'),
+        dict(type='DiceLoss', loss_name='dice'),
+    ]
+    check_loss_names(cfg, report)
+    assert "loss_decode.1.loss_name is 'dice'" in report.errors[0]

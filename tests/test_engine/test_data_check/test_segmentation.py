@@ -81,10 +81,13 @@ def test_another_ignored_value(data):
     cfg = config(data)
     cfg.train_dataloader.dataset.ignore_index = 99
     errors, _ = check(cfg)
-    assert len(errors) == 2  # a head and the auxiliary head
+    assert len(errors) == 3  # two heads, and what pads the maps
     assert 'decode_head.ignore_index is 255 and that of train' in errors[0]
     cfg.model.decode_head.ignore_index = 99
     cfg.model.auxiliary_head.ignore_index = 99
+    (said,) = check(cfg)[0]
+    assert 'data_preprocessor.seg_pad_val is 255' in said
+    cfg.model.data_preprocessor.seg_pad_val = 99
     assert check(cfg) == ([], [])
     data([0, 1, 255])  # which is no label then
     (said,) = check(cfg)[0]
@@ -226,6 +229,8 @@ def test_one_output_tells_two_classes_apart(data):
     cfg = config(data, classes=2, names=NAMES[:2])
     assert check(cfg) == ([], [])
     cfg = config(data, classes=1, names=NAMES[:2])
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.loss_decode.use_sigmoid = True
     assert check(cfg) == ([], [])
 
 
@@ -252,3 +257,17 @@ def test_classes_that_are_not_read(metainfo, words, data):
     cfg = config(data)
     cfg.train_dataloader.dataset.metainfo = metainfo
     assert words in check(cfg, ('train',))[0][0]
+
+
+def test_files_that_are_no_pictures(data):
+    path = data.root / 'images/training/1.jpg'
+    path.write_bytes(b'')
+    (said,) = check(config(data))[0]
+    assert f'{path} is empty (1 of 3 pictures' in said
+
+
+def test_metrics_that_ignore_another_label(data):
+    cfg = config(data)
+    cfg.val_evaluator.ignore_index = 0
+    (said,) = check(cfg)[0]
+    assert 'val_evaluator.ignore_index is 0 and that of val_data' in said
