@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from traceback import walk_tb
 
 from mmengine.registry import init_default_scope
 
@@ -108,6 +109,16 @@ def _is_there(module: str) -> bool:
         return False
 
 
+def _raised_in(error: Exception) -> str | None:
+    """Returns the package of OpenMMLab whose code raised an error."""
+    names = [
+        frame.f_globals.get('__name__', '').partition('.')[0]
+        for frame, _ in walk_tb(error.__traceback__)
+    ]
+    known = [name for name in names if name in DISTRIBUTIONS]
+    return known[-1] if known else None
+
+
 def _explain(scope: str, error: Exception) -> str:
     """One sentence for a package that cannot be imported."""
     have = installed(scope)
@@ -127,10 +138,15 @@ def _explain(scope: str, error: Exception) -> str:
             for module in ('mmcv', 'mmengine')
             for key, value in installed(module).items()
         ]
+        refusing = _raised_in(error)
+        who, way_out = 'it', ''
+        if refusing not in (None, scope):
+            who = f'{refusing}, which {scope} imports where it is installed,'
+            way_out = f', or uninstall {refusing}'
         todo = (
-            f'it refuses {" or ".join(there)}, so install one that it '
+            f'{who} refuses {" or ".join(there)}, so install one that it '
             f'accepts, with mmdet 3.3 or mmsegmentation 1.2 that is pip '
-            f'install mmcv==2.1.0; {_PAGE}'
+            f'install mmcv==2.1.0{way_out}; {_PAGE}'
         )
     elif missing == 'mmcv._ext':
         todo = (

@@ -74,6 +74,16 @@ def test_a_version_that_is_refused(tmp_path):
     assert 'get_started.md#versions' in said
 
 
+def test_a_version_that_another_package_refuses(tmp_path):
+    """mmpretrain 1.2 accepts mmcv 2.2, and imports mmdet if it is there."""
+    module(tmp_path, 'mmdet', REFUSES, '3.3.0')
+    module(tmp_path, 'mmpretrain', 'import mmdet', '1.2.0')
+    module(tmp_path, 'mmcv', version='2.2.0')
+    said = refusal(tmp_path, 'mmpretrain')
+    assert 'mmdet, which mmpretrain imports' in said
+    assert 'refuses mmcv==2.2.0' in said and 'or uninstall mmdet' in said
+
+
 @pytest.mark.parametrize(
     ('text', 'advice'),
     [
