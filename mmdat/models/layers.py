@@ -28,11 +28,13 @@ def as_parameters_of(module: nn.Module, x: Tensor) -> Tensor:
 
     float32 if it has none, as layers that were quantised.
     """
-    types = (p.dtype for p in module.parameters() if p.is_floating_point())
+    dtype = torch.float32
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            dtype = parameter.dtype
+            break
     # A copy is made in row-major layout.
-    return x.to(
-        next(types, torch.float32), memory_format=torch.contiguous_format
-    )
+    return x.to(dtype, memory_format=torch.contiguous_format)
 
 
 class LayerScale(nn.Module):

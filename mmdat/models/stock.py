@@ -7,7 +7,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +72,7 @@ def is_unseen(
     x: Tensor, *layers: tuple[nn.Module, type[nn.Module] | None]
 ) -> bool:
     """Does the same as ``may_fuse``, but allows modes that record."""
-    return (
+    possible = (
         _enabled
         and os.environ.get(ENVIRONMENT_VARIABLE) != '0'
         and HAS_OPERATORS
@@ -84,8 +83,11 @@ def is_unseen(
         and not is_transformed()
         and not _has_global_hooks()
         and not _is_patched()
-        and all(is_stock(layer, kind, x) for layer, kind in layers)
     )
+    # No all(...), which torch.compile of PyTorch 2.7 cannot trace.
+    for layer, kind in layers:
+        possible = possible and is_stock(layer, kind, x)
+    return possible
 
 
 def _has_global_hooks() -> bool:
@@ -188,7 +190,7 @@ def is_stock(
     return (
         type(layer) is kind
         and kind.forward is _FORWARDS.get(kind)
-        and not _has_own_call(vars(layer))
+        and not _has_own_call(layer)
         and not (
             layer._forward_pre_hooks
             or layer._forward_hooks
@@ -199,17 +201,14 @@ def is_stock(
     )
 
 
-def _has_own_call(attributes: dict[str, Any]) -> bool:
-    """Returns whether a single layer is called in another way than its class.
-
-    Args:
-        attributes: Of the layer.
-    """
+def _has_own_call(layer: nn.Module) -> bool:
+    """Returns whether a layer is called in another way than its class."""
+    # No vars(...), which torch.compile of PyTorch 2.7 cannot trace.
     return (
-        'forward' in attributes
-        or '_conv_forward' in attributes
-        or '_call_impl' in attributes
-        or attributes.get('_compiled_call_impl') is not None
+        'forward' in layer.__dict__
+        or '_conv_forward' in layer.__dict__
+        or '_call_impl' in layer.__dict__
+        or layer._compiled_call_impl is not None
     )
 
 
@@ -230,7 +229,7 @@ def _has_stock_settings(layer: nn.Module, x: Tensor) -> bool:
     ):
         return False
     if kind in (nn.Linear, nn.LayerNorm, Conv2d):
-        return all(_is_like(t, x) for t in (layer.weight, layer.bias))
+        return _is_like(layer.weight, x) and _is_like(layer.bias, x)
     return all(_is_like(t, x) for t in layer._parameters.values())
 
 

@@ -8,9 +8,13 @@ for the sizes of the example. These functions do not branch on symbols.
 
 import torch
 import torch.nn.functional as F
+from mmengine.utils import digit_version
 from torch import Tensor
 
-from .custom_op import HAS_OPERATORS, is_compiling, is_exporting
+from .custom_op import is_compiling, is_exporting
+
+# Before, torch.compile cannot trace the question what a symbol may be.
+_SYMBOLS_ANSWER = digit_version(torch.__version__) >= digit_version('2.9')
 
 
 def at_least(n: int, least: int) -> int:
@@ -43,7 +47,7 @@ def is_needed(padding: int) -> bool:
 
     Otherwise the graph would be right only for sizes without padding.
     """
-    if type(padding) is int and is_compiling() and HAS_OPERATORS:
+    if type(padding) is int and is_compiling() and _SYMBOLS_ANSWER:
         # A symbol has the type int while torch.compile traces.
         from torch.fx.experimental import symbolic_shapes
 

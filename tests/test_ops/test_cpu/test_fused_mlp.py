@@ -141,7 +141,7 @@ def test_graphs_show_the_layers(conv):
         assert str(traced.inlined_graph).count('convolution') == conv
         torch.testing.assert_close(traced(x), module(x))
         torch.testing.assert_close(traced(x[:, :2]), module(x[:, :2]))
-        exported = torch.export.export(module, (x,))
+        exported = torch.export.export(module, (x,), strict=False)
         assert 'mmdat' not in str(exported.graph)
         torch.testing.assert_close(exported.module()(x), module(x))
 

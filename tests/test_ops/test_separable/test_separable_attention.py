@@ -199,7 +199,7 @@ def test_graphs_for_others_show_plain_operations(how, monkeypatch):
             run = torch.jit.trace(attention, x)
             graph = str(run.inlined_graph)
         else:
-            program = torch.export.export(attention, x)
+            program = torch.export.export(attention, x, strict=False)
             run = program.module()
             parts = program.graph_module.modules()
             graph = ' '.join(str(part.graph) for part in parts)
