@@ -6,6 +6,7 @@ import platform
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 
+import torch
 from mmengine.utils.dl_utils import collect_env as collect_base_env
 
 import mmdat
@@ -53,7 +54,14 @@ def _mmcv_operators() -> str:
 
 def collect_env() -> dict[str, str]:
     """Everything of this environment that may matter, by name."""
-    env = dict(collect_base_env())
+    try:
+        env = dict(collect_base_env())
+    except ModuleNotFoundError as error:  # Python 3.12 has no distutils
+        env = {
+            'Python': platform.python_version(),
+            'PyTorch': torch.__version__,
+            'Report of mmengine': f'{error}; run pip install setuptools',
+        }
     env['Platform'] = platform.platform()
     env['CPU cores'] = str(os.cpu_count())
     distributions = packages_distributions()

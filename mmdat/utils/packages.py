@@ -2,6 +2,7 @@
 """Which OpenMMLab packages are installed, and whether they work together."""
 
 import os
+import platform
 import sys
 from difflib import get_close_matches
 from functools import lru_cache
@@ -91,6 +92,12 @@ def check_package(scope: str) -> None:
                 f'{scope!r}, but {near!r}.'
             )
         return
+    if not _is_there('distutils'):
+        raise UserError(
+            f'mmengine needs the module distutils, which Python '
+            f'{platform.python_version()} does not have and setuptools '
+            f'brings; run pip install setuptools.'
+        )
     mixed = [text for text in map(mixture, DISTRIBUTIONS) if text]
     for text in mixed if os.environ.get('RANK', '0') == '0' else ():
         print(f'warning: {text}', file=sys.stderr, flush=True)

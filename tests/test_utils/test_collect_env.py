@@ -30,3 +30,15 @@ def test_notices_two_packages_in_one_folder():
     both = {'mmdet': ['pip', 'pytest']}
     said = collect_env._describe('mmengine', {'mmengine': both['mmdet']})
     assert 'two packages share one folder' in said
+
+
+def test_without_distutils_the_rest_is_reported(monkeypatch):
+    """mmengine imports it, and Python 3.12 has none without setuptools."""
+
+    def fails():
+        raise ModuleNotFoundError("No module named 'distutils'")
+
+    monkeypatch.setattr(collect_env, 'collect_base_env', fails)
+    found = collect_env.collect_env()
+    assert 'pip install setuptools' in found['Report of mmengine']
+    assert found['PyTorch'] == torch.__version__ and 'mmcv' in found

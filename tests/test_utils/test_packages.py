@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmdat.utils import packages
 from mmdat.utils.errors import UserError
 from mmdat.utils.packages import DISTRIBUTIONS, check_package, mixture
 
@@ -148,3 +149,10 @@ def test_this_environment_is_of_one_kind():
 def test_names_of_scopes_that_are_misspelt(wrong, right):
     with pytest.raises(UserError, match=f"no '{wrong}', but '{right}'"):
         check_package(wrong)
+
+
+def test_mmengine_needs_distutils(monkeypatch):
+    """It went with Python 3.12; setuptools has a copy."""
+    monkeypatch.setattr(packages, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match='run pip install setuptools'):
+        packages.check_package.__wrapped__('mmengine')
