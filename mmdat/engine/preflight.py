@@ -15,7 +15,7 @@ from ..checkpoints.starting import start
 from ..models import DAT
 from ..models.arguments import check_init_cfg
 from ..utils.errors import UserError, similar, warn_once
-from ..utils.packages import check_package
+from ..utils.packages import check_distutils, check_package
 from .data_check import check_data_and_model
 from .data_check.channels import unused_maps
 from .data_check.optimizers import unmatched_keys
@@ -66,6 +66,7 @@ def check_run(cfg: Config, splits: tuple[str, ...]) -> None:
         _check_precision(cfg)
     _check_packages(cfg)
     check_data(cfg, splits)
+    check_distutils()
 
 
 def check_contents(

@@ -92,12 +92,6 @@ def check_package(scope: str) -> None:
                 f'{scope!r}, but {near!r}.'
             )
         return
-    if not _is_there('distutils'):
-        raise UserError(
-            f'mmengine needs the module distutils, which Python '
-            f'{platform.python_version()} does not have and setuptools '
-            f'brings; run pip install setuptools.'
-        )
     mixed = [text for text in map(mixture, DISTRIBUTIONS) if text]
     for text in mixed if os.environ.get('RANK', '0') == '0' else ():
         print(f'warning: {text}', file=sys.stderr, flush=True)
@@ -107,6 +101,19 @@ def check_package(scope: str) -> None:
             import_module(f'{scope}.models')
     except (ImportError, AssertionError) as error:
         raise UserError(_explain(scope, error)) from error
+
+
+def check_distutils() -> None:
+    """Raises UserError if MMEngine's runner would not start.
+
+    It describes the environment with the help of distutils.
+    """
+    if not _is_there('distutils'):
+        raise UserError(
+            f'mmengine needs the module distutils, which Python '
+            f'{platform.python_version()} does not have and setuptools '
+            f'brings; run pip install setuptools.'
+        )
 
 
 def _is_there(module: str) -> bool:

@@ -198,7 +198,7 @@ def test_processes_must_be_a_number():
 )
 def test_variables_of_launchers_must_be_numbers(script, name, value):
     # The number of processes is the second or third, a name for Slurm.
-    arguments = [DIGITS, 2, 2]
+    arguments = [DIGITS, 2, 2, 2]
     said = run(f'tools/{script}', *arguments, ok=False, env={name: value})
     assert said.startswith(f'{name} must be a whole number')
     assert f"got '{value}'" in said and said.count('\n') == 1

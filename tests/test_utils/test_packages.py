@@ -155,4 +155,4 @@ def test_mmengine_needs_distutils(monkeypatch):
     """It went with Python 3.12; setuptools has a copy."""
     monkeypatch.setattr(packages, 'find_spec', lambda name: None)
     with pytest.raises(UserError, match='run pip install setuptools'):
-        packages.check_package.__wrapped__('mmengine')
+        packages.check_distutils()
