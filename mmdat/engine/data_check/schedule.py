@@ -44,11 +44,7 @@ def check_warm_up(
             continue  # check_schedule says more
         end = _end(one, per_epoch)
         if end is not None and end > total:
-            where = (
-                f'param_scheduler.{i}.end'
-                if len(schedulers) > 1
-                else ('param_scheduler.end')
-            )
+            where = f'param_scheduler{f".{i}" * (len(schedulers) > 1)}.end'
             length = f'{total} iterations'
             if 'max_iters' not in loop:
                 length += (
@@ -145,13 +141,7 @@ def _check_steps(
     milestones = scheduler.get('milestones')
     if not isinstance(milestones, list | tuple):
         milestones = []
-    late = [
-        step
-        for step in (
-            milestones if isinstance(milestones, list | tuple) else ()
-        )
-        if type(step) is int and step >= length
-    ]
+    late = [s for s in milestones if type(s) is int and s >= length]
     if late:
         report.warn(
             f'{place}.milestones={list(milestones)} are in {unit}, and the '
