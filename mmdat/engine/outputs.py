@@ -35,6 +35,8 @@ def draw_predictions(
         )
     hook.show = show
     hook.wait_time = wait
+    # mmpretrain draws every 5000th picture, mmseg 1.2 every 50th batch.
+    hook.interval = 1
     if cfg.default_scope == 'mmpretrain':
         hook.enable = True
         hook.out_dir = show_dir
