@@ -3,12 +3,19 @@
 
 import pytest
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, LOOPS, Registry
+from mmengine.registry import HOOKS, LOOPS, DefaultScope, Registry
 
 from mmdat.engine.building import one_sentence_builds
 from mmdat.utils.errors import UserError
 
 THINGS = Registry('thing')
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """Other tests of the process leave a scope of their own."""
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        yield
 
 
 class Careful:
